@@ -1,0 +1,295 @@
+package channel
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// MaxShards bounds the shards of a hub: a channel's shards are one word.
+const MaxShards = 64
+
+// Config configures a Hub. Static after New.
+type Config struct {
+	Shards      int
+	Keep        int           // messages a channel's log keeps, budget permitting: max(replay, send queue)
+	Grace       time.Duration // what is younger is kept also beyond Keep, budget permitting; the three strikes of a slow client fit in
+	Budget      int64         // bytes all logs may hold
+	MaxChannels int           // channels known at once
+	MaxPayload  int           // bytes; a stored message with more is announced as invalid
+	// Wake is called when a shard's inbox was empty and no longer is; from any
+	// goroutine.
+	Wake func(shard int)
+	// Now is the clock, Unix ms; nil is the real one.
+	Now func() int64
+}
+
+// Counters of a Hub. Monotonic, any goroutine.
+type Counters struct {
+	Messages      atomic.Uint64 // appended to a log
+	Bytes         atomic.Uint64 // of frames appended
+	Invalid       atomic.Uint64 // stored messages no node may deliver: not JSON, not UTF-8, too big
+	BadChannel    atomic.Uint64 // stored messages on a subject that is no channel
+	Late          atomic.Uint64 // at or below their channel's head
+	Gaps          atomic.Uint64 // holes announced with why:broker
+	Epochs        atomic.Uint64 // changes of epoch after the first
+	NoChannel     atomic.Uint64 // dropped: a new channel that nobody follows, at MaxChannels
+	Trimmed       atomic.Uint64 // chunks dropped because the log had enough without them
+	Evicted       atomic.Uint64 // chunks dropped for the budget's sake, younger than promised
+	ChannelsAdded atomic.Uint64
+	ChannelsGone  atomic.Uint64
+}
+
+// Hub holds a node's channels. It is the broker's Sink; shards attach to
+// channels and take the marks it leaves them.
+type Hub struct {
+	cfg    Config
+	budget Budget
+
+	Counters Counters
+
+	mu       sync.RWMutex // the map, Channel.shards growing and shrinking
+	channels map[string]*Channel
+	epoch    string
+
+	// The broker's word, any goroutine may read.
+	head  atomic.Uint64 // the last stream sequence appended, or passed over
+	base  atomic.Uint64 // head when this node began to listen to this epoch
+	stale atomic.Bool   // the broker is away
+
+	// Guarded by write: one writer at a time, the broker's delivery goroutine
+	// or Tick.
+	write   sync.Mutex
+	now     int64  // Unix ms, of the message being handled
+	hole    uint64 // sequences below were possibly lost without a channel's name
+	fifo    []*logChunk
+	full    bool // no channel could be forgotten since the last Tick
+	scratch []byte
+
+	inboxes []inbox
+}
+
+// logChunk says whose chunk is next in age, to find the oldest of all logs.
+type logChunk struct {
+	ch *Channel
+	c  *chunk
+}
+
+// Channel is one channel of a node.
+type Channel struct {
+	Log
+
+	// Static.
+	Name string
+
+	// Any goroutine.
+	shards atomic.Uint64 // which have members; changed under Hub.mu
+	dirty  atomic.Uint64 // which have been marked and not yet looked
+
+	// Guarded by Hub.write.
+	upTo  uint64 // in [0, upTo] prev may be anything: the epoch began, or the channel was found, there
+	added int64  // Unix ms
+	told  bool   // stale was said and live not yet
+}
+
+// inbox is what a shard has been left by the hub.
+type inbox struct {
+	mu    sync.Mutex
+	dirty []*Channel
+	added []*Channel
+	_     [64]byte // one shard's lock is not another's cache line
+}
+
+// New makes a Hub without channels.
+func New(cfg Config) *Hub {
+	if cfg.Now == nil {
+		cfg.Now = func() int64 { return time.Now().UnixMilli() }
+	}
+	if cfg.Wake == nil {
+		cfg.Wake = func(int) {}
+	}
+	h := &Hub{cfg: cfg, channels: make(map[string]*Channel), inboxes: make([]inbox, cfg.Shards)}
+	h.budget.limit = cfg.Budget
+	h.stale.Store(true)
+	return h
+}
+
+// Budget is the logs' share of memory.
+func (h *Hub) Budget() *Budget { return &h.budget }
+
+// Head is the stream sequence up to which this node has seen everything.
+func (h *Hub) Head() uint64 { return h.head.Load() }
+
+// Base is the stream sequence at which this node began to listen to the epoch:
+// of what came before it knows only what it was asked for.
+func (h *Hub) Base() uint64 { return h.base.Load() }
+
+// Epoch names the stream's life; "" until the broker was reached.
+func (h *Hub) Epoch() string {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	return h.epoch
+}
+
+// Stale reports whether the broker is away.
+func (h *Hub) Stale() bool { return h.stale.Load() }
+
+// Len is the number of channels.
+func (h *Hub) Len() int {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	return len(h.channels)
+}
+
+// Lookup returns a channel this node knows, or nil.
+func (h *Hub) Lookup(name string) *Channel {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	return h.channels[name]
+}
+
+// Each calls f for every channel; f must not call the hub.
+func (h *Hub) Each(f func(*Channel)) {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	for _, ch := range h.channels {
+		f(ch)
+	}
+}
+
+// Ensure makes a channel known whose newest stored message has sequence last
+// (0: none yet), as the broker said. It returns nil when the node knows
+// MaxChannels already and can forget none.
+//
+// last must not be ahead of Head: the message would arrive later and be taken
+// for a late copy. The caller waits, and then finds the channel.
+func (h *Hub) Ensure(name string, last uint64) *Channel {
+	h.write.Lock()
+	defer h.write.Unlock()
+	if ch := h.Lookup(name); ch != nil {
+		return ch
+	}
+	h.now = h.cfg.Now()
+	ch := h.add(name)
+	if ch != nil && last > 0 {
+		ch.mu.Lock()
+		ch.seq = last
+		ch.mu.Unlock()
+		ch.upTo = 0
+	}
+	return ch
+}
+
+// Attach makes the hub mark ch for shard from now on; the shard calls it before
+// it reads the log's head for its first member. It reports false when the hub
+// has forgotten the channel meanwhile.
+func (h *Hub) Attach(shard int, ch *Channel) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.channels[ch.Name] != ch {
+		return false
+	}
+	ch.shards.Or(1 << shard)
+	return true
+}
+
+// Detach undoes Attach, after the shard's last member left.
+func (h *Hub) Detach(shard int, ch *Channel) {
+	h.mu.Lock()
+	ch.shards.And(^(uint64(1) << shard))
+	h.mu.Unlock()
+}
+
+// Match calls f with every channel whose name begins with prefix; f must not
+// call the hub.
+func (h *Hub) Match(prefix string, f func(*Channel)) {
+	h.Each(func(ch *Channel) {
+		if len(ch.Name) > len(prefix) && ch.Name[:len(prefix)] == prefix {
+			f(ch)
+		}
+	})
+}
+
+// Take appends what was left for a shard to dirty and added and empties the
+// inbox. Every channel in dirty has entries the shard has not seen, or had; the
+// mark is taken back, so an entry after this call marks it again.
+func (h *Hub) Take(shard int, dirty, added []*Channel) (d, a []*Channel) {
+	in := &h.inboxes[shard]
+	in.mu.Lock()
+	d = append(dirty, in.dirty...)
+	a = append(added, in.added...)
+	clear(in.dirty)
+	clear(in.added)
+	in.dirty, in.added = in.dirty[:0], in.added[:0]
+	in.mu.Unlock()
+	// The marks go before the logs are read: what is appended from here on
+	// marks again.
+	for _, ch := range d[len(dirty):] {
+		ch.dirty.And(^(uint64(1) << shard))
+	}
+	return d, a
+}
+
+// Follow is told that a subscriber joined ch and reports whether it must be
+// told that the broker is away; it will then also be told when it is back.
+func (h *Hub) Follow(ch *Channel) (stale bool) {
+	if !h.stale.Load() {
+		return false
+	}
+	h.write.Lock()
+	defer h.write.Unlock()
+	if !h.stale.Load() {
+		return false
+	}
+	ch.told = true
+	return true
+}
+
+// mark tells the shards that have members of ch. Writer only.
+func (h *Hub) mark(ch *Channel) {
+	shards := ch.shards.Load()
+	if shards == 0 {
+		return
+	}
+	fresh := shards &^ ch.dirty.Or(shards)
+	for s := 0; fresh != 0; s, fresh = s+1, fresh>>1 {
+		if fresh&1 != 0 {
+			h.leave(s, ch, nil)
+		}
+	}
+}
+
+func (h *Hub) leave(shard int, dirty, added *Channel) {
+	in := &h.inboxes[shard]
+	in.mu.Lock()
+	wake := len(in.dirty)+len(in.added) == 0
+	if dirty != nil {
+		in.dirty = append(in.dirty, dirty)
+	}
+	if added != nil {
+		in.added = append(in.added, added)
+	}
+	in.mu.Unlock()
+	if wake {
+		h.cfg.Wake(shard)
+	}
+}
+
+// add makes a new channel, or nil at MaxChannels when none can go. Writer only.
+func (h *Hub) add(name string) *Channel {
+	ch := &Channel{Name: name, added: h.now}
+	ch.budget = &h.budget
+	h.mu.Lock()
+	if len(h.channels) >= h.cfg.MaxChannels && !h.forgetOne() {
+		h.mu.Unlock()
+		return nil
+	}
+	h.channels[name] = ch
+	h.mu.Unlock()
+	h.Counters.ChannelsAdded.Add(1)
+	// Every shard may have wildcards that match.
+	for s := range h.inboxes {
+		h.leave(s, nil, ch)
+	}
+	return ch
+}

@@ -1,0 +1,239 @@
+package channel
+
+import (
+	"sort"
+	"sync"
+)
+
+// Log is one channel's append-only sequence of encoded entries. The hub's
+// writer appends and trims; any goroutine may read.
+type Log struct {
+	mu        sync.Mutex
+	chunks    []*chunk // oldest first
+	next      uint64   // ordinal of the entry to come
+	seq       uint64   // sequence of the newest message, the channel's head
+	epochOrd  uint64   // ordinal of the first entry of this epoch; a chunk begins there
+	epochPrev uint64   // the head when the last epoch ended
+
+	// Owned by the hub's writer.
+	budget *Budget
+	size   int // capacity of the next chunk, bytes
+}
+
+// Span is a run of whole entries that lie side by side in memory, as published
+// when it was read. It stays valid whatever happens to the log.
+type Span struct {
+	Bytes []byte // whole frames
+	First uint64 // ordinal of the first entry
+	Next  uint64 // ordinal after the last
+	Seq   uint64 // the channel's head after the last entry
+	More  bool   // there are entries after Next, in another chunk
+
+	c    *chunk
+	base uint32   // offset of Bytes in the chunk
+	offs []uint32 // of the entries in the chunk, from First on
+	seqs []uint64
+}
+
+// Split says where n written bytes of the span end: next and seq are the
+// position after the entry that holds byte n-1, and rest pins what of that
+// entry is still unwritten (the zero Pin when n ends at an entry). n is in
+// [1, len(Bytes)].
+func (s *Span) Split(n int) (next, seq uint64, rest Pin) {
+	// The first entry that begins at or after n.
+	i := sort.Search(len(s.offs), func(i int) bool { return int(s.offs[i]-s.base) >= n })
+	next, seq = s.First+uint64(i), s.seqs[i-1]
+	end := len(s.Bytes)
+	if i < len(s.offs) {
+		end = int(s.offs[i] - s.base)
+	}
+	if end > n {
+		s.c.pin()
+		rest = Pin{c: s.c, rest: s.Bytes[n:end]}
+	}
+	return next, seq, rest
+}
+
+// Read returns the entries from ordinal from on, as one span: what lies in one
+// chunk. An empty span (no Bytes) means there are none; ok is false when from
+// has been trimmed away.
+func (l *Log) Read(from uint64) (s Span, ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if from >= l.next {
+		return Span{First: from, Next: from, Seq: l.seq}, true
+	}
+	c := l.find(from)
+	if c == nil {
+		return Span{}, false
+	}
+	i := from - c.first
+	return Span{
+		Bytes: c.buf[c.offs[i]:len(c.buf):len(c.buf)],
+		First: from,
+		Next:  c.end(),
+		Seq:   c.seqs[len(c.seqs)-1],
+		More:  c.end() < l.next,
+		c:     c,
+		base:  c.offs[i],
+		offs:  c.offs[i:],
+		seqs:  c.seqs[i:],
+	}, true
+}
+
+// find returns the chunk that holds ordinal ord, nil when it is trimmed.
+func (l *Log) find(ord uint64) *chunk {
+	// Nearly every reader wants the newest chunk.
+	n := len(l.chunks)
+	if n > 0 && l.chunks[n-1].first <= ord {
+		return l.chunks[n-1]
+	}
+	i := sort.Search(n, func(i int) bool { return l.chunks[i].end() > ord })
+	if i == n || l.chunks[i].first > ord {
+		return nil
+	}
+	return l.chunks[i]
+}
+
+// Head returns the ordinal of the entry to come and the newest message's
+// sequence.
+func (l *Log) Head() (next, seq uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.next, l.seq
+}
+
+// Rejoin says where a reader whose position from was trimmed away goes on, and
+// that it misses what is before the sequence before; newEpoch says that its own
+// sequence is of an epoch that ended unseen.
+func (l *Log) Rejoin(from uint64) (ord, before uint64, newEpoch bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	ord, prev := l.start()
+	switch {
+	case from >= l.epochOrd:
+		return ord, prev + 1, false
+	case ord == l.epochOrd: // the epoch's own gap is still to come
+		return ord, l.epochPrev + 1, false
+	default:
+		return ord, prev + 1, true
+	}
+}
+
+// Begin returns the log's oldest position of this epoch and the sequence of the
+// message before it.
+func (l *Log) Begin() (ord, prev uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.start()
+}
+
+func (l *Log) start() (ord, prev uint64) {
+	for _, c := range l.chunks {
+		if c.first >= l.epochOrd {
+			return c.first, c.prev
+		}
+	}
+	return l.next, l.seq
+}
+
+// After returns the position of a reader that has everything of this epoch up
+// to and with sequence seq: the first entry whose sequence is greater. When
+// entries after seq were trimmed, complete is false, ord is the log's start and
+// the reader misses what lies between seq and before.
+func (l *Log) After(seq uint64) (ord, before uint64, complete bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if seq >= l.seq {
+		return l.next, 0, true
+	}
+	ord, prev := l.start()
+	if prev > seq {
+		return ord, prev + 1, false
+	}
+	for _, c := range l.chunks {
+		if c.first < l.epochOrd || c.seqs[len(c.seqs)-1] <= seq {
+			continue
+		}
+		j := sort.Search(len(c.seqs), func(j int) bool { return c.seqs[j] > seq })
+		return c.first + uint64(j), 0, true
+	}
+	return l.next, 0, true
+}
+
+// room returns where the next entry of n bytes is to be encoded: a slice of
+// length 0 and capacity at least n, behind the published bytes of the newest
+// chunk. prev is the channel's head before it. Writer only.
+func (l *Log) room(n int, prev uint64, now int64) []byte {
+	if k := len(l.chunks); k > 0 && l.chunks[k-1].first >= l.epochOrd {
+		c := l.chunks[k-1]
+		if cap(c.buf)-len(c.buf) >= n {
+			return c.buf[len(c.buf):len(c.buf):cap(c.buf)]
+		}
+		switch took := now - c.born; {
+		case took < 1000:
+			l.size = min(2*l.size, maxChunk)
+		case took > 60_000:
+			l.size = max(l.size/2, minChunk)
+		}
+	}
+	size := max(l.size, minChunk, n)
+	// An entry is rarely under 64 bytes; the index grows when it is.
+	c := &chunk{
+		first: l.next,
+		prev:  prev,
+		buf:   make([]byte, 0, size),
+		offs:  make([]uint32, 0, max(1, size/256)),
+		seqs:  make([]uint64, 0, max(1, size/256)),
+		born:  now,
+		owner: l.budget,
+	}
+	c.refs.Store(1)
+	c.cost = chunkCost + int64(size) + int64(cap(c.offs))*entryCost
+	l.budget.used.Add(c.cost)
+	l.size = max(l.size, minChunk)
+	l.mu.Lock()
+	l.chunks = append(l.chunks, c)
+	l.mu.Unlock()
+	return c.buf[:0:size]
+}
+
+// publish makes the entry encoded into room visible. Writer only.
+func (l *Log) publish(entry []byte, seq uint64, now int64) {
+	c := l.chunks[len(l.chunks)-1]
+	l.mu.Lock()
+	grown := cap(c.offs)
+	c.offs = append(c.offs, uint32(len(c.buf)))
+	c.seqs = append(c.seqs, seq)
+	c.buf = c.buf[:len(c.buf)+len(entry)]
+	c.last = now
+	l.next++
+	l.seq = seq
+	if d := int64(cap(c.offs)-grown) * entryCost; d > 0 {
+		c.cost += d
+		l.budget.used.Add(d)
+	}
+	l.mu.Unlock()
+}
+
+// trim drops the oldest chunks while the log still has keep entries without
+// them and they ended before deadline (Unix ms). Writer only.
+func (l *Log) trim(keep int, deadline int64) {
+	for len(l.chunks) > 1 {
+		c := l.chunks[0]
+		if l.next-c.end() < uint64(keep) || c.last >= deadline {
+			return
+		}
+		l.dropOldest()
+	}
+}
+
+// dropOldest drops the oldest chunk, also the only one. Writer only.
+func (l *Log) dropOldest() {
+	l.mu.Lock()
+	c := l.chunks[0]
+	l.chunks[0] = nil
+	l.chunks = l.chunks[1:]
+	l.mu.Unlock()
+	c.unpin()
+}

@@ -1,0 +1,199 @@
+package channel
+
+import (
+	"github.com/odin-ws/odin/gateway/broker"
+	"github.com/odin-ws/odin/gateway/wire"
+)
+
+// The reasons of a gap frame that a hub gives; the others are a connection's own.
+const (
+	WhyBroker  = "broker"
+	WhyInvalid = "invalid"
+	WhyEpoch   = "epoch"
+	WhyEvicted = "evicted"
+	WhySlow    = "slow"
+)
+
+var _ broker.Sink = (*Hub)(nil)
+
+// Open implements broker.Sink.
+func (h *Hub) Open(epoch string, head uint64) {
+	h.write.Lock()
+	defer h.write.Unlock()
+	h.now = h.cfg.Now()
+	h.mu.Lock()
+	old := h.epoch
+	h.epoch = epoch
+	h.mu.Unlock()
+	if old != epoch {
+		h.head.Store(head)
+		h.base.Store(head)
+		h.hole = 0
+		h.beginEpoch(old != "", head)
+	}
+	h.stale.Store(false)
+	for _, ch := range h.all() {
+		if ch.told {
+			ch.told = false
+			h.appendEntry(ch, wire.AppendLive(h.scratch[:0], ch.Name), ch.seq)
+		}
+	}
+}
+
+// beginEpoch voids every channel's numbers. Those that had any are told.
+func (h *Hub) beginEpoch(again bool, head uint64) {
+	if again {
+		h.Counters.Epochs.Add(1)
+	}
+	for _, ch := range h.all() {
+		old := ch.seq
+		ch.mu.Lock()
+		ch.seq, ch.epochOrd, ch.epochPrev = 0, ch.next, old
+		ch.mu.Unlock()
+		ch.upTo = head
+		if again {
+			h.appendEntry(ch, wire.AppendGap(h.scratch[:0], ch.Name, old, head+1, WhyEpoch), 0)
+		}
+	}
+}
+
+// Down implements broker.Sink: everyone is told that what they see may be old.
+func (h *Hub) Down(error) {
+	if h.stale.Swap(true) {
+		return
+	}
+	h.write.Lock()
+	defer h.write.Unlock()
+	h.now = h.cfg.Now()
+	for _, ch := range h.all() {
+		if ch.shards.Load() != 0 && !ch.told {
+			ch.told = true
+			h.appendEntry(ch, wire.AppendStale(h.scratch[:0], ch.Name), ch.seq)
+		}
+	}
+}
+
+// Lost implements broker.Sink. Nothing says which channels the lost messages
+// were on, so every follower is told that there may have been some.
+func (h *Hub) Lost(after, before uint64) {
+	h.write.Lock()
+	defer h.write.Unlock()
+	h.now = h.cfg.Now()
+	h.hole = before
+	h.head.Store(max(h.head.Load(), before-1))
+	for _, ch := range h.all() {
+		if ch.seq < before && ch.shards.Load() != 0 {
+			h.gap(ch, before)
+		}
+	}
+}
+
+// gap announces that messages between ch's head and before may be missing, and
+// makes the chain go on from any prev in between. Writer only.
+func (h *Hub) gap(ch *Channel, before uint64) {
+	h.Counters.Gaps.Add(1)
+	ch.upTo = before - 1
+	h.appendEntry(ch, wire.AppendGap(h.scratch[:0], ch.Name, ch.seq, before, WhyBroker), ch.seq)
+}
+
+// Message implements broker.Sink: it numbers nothing, it checks the broker's
+// numbers against the channel's chain, and explains every jump.
+func (h *Hub) Message(m *broker.Message) {
+	h.write.Lock()
+	defer h.write.Unlock()
+	h.now = h.cfg.Now()
+	h.head.Store(max(h.head.Load(), m.Seq))
+
+	ch := h.Lookup(m.Channel)
+	if ch == nil {
+		if !wire.ValidChannel(m.Channel) {
+			h.Counters.BadChannel.Add(1)
+			return
+		}
+		if ch = h.add(m.Channel); ch == nil {
+			h.Counters.NoChannel.Add(1)
+			return
+		}
+		ch.upTo = m.Prev
+		ch.mu.Lock()
+		ch.seq = m.Prev
+		ch.mu.Unlock()
+	}
+	if m.Seq <= ch.seq {
+		h.Counters.Late.Add(1)
+		return
+	}
+	prev := h.chain(ch, m)
+	if len(m.Data) > h.cfg.MaxPayload || !wire.ValidPayload(m.Data) {
+		h.Counters.Invalid.Add(1)
+		h.appendEntry(ch, wire.AppendGap(h.scratch[:0], ch.Name, ch.seq, m.Seq+1, WhyInvalid), m.Seq)
+		return
+	}
+	n := wire.MsgFrameLen(ch.Name, m.Seq, prev, m.Time, len(m.Data))
+	entry := wire.AppendMsg(h.room(ch, n), ch.Name, m.Seq, prev, m.Time, m.Data)
+	h.Counters.Messages.Add(1)
+	h.publish(ch, entry, m.Seq)
+}
+
+// chain returns the prev that m's frame is to carry, after announcing a hole
+// where there is one. Writer only.
+func (h *Hub) chain(ch *Channel, m *broker.Message) uint64 {
+	switch {
+	case m.Prev == ch.seq:
+		return m.Prev
+	case m.Prev > ch.seq && m.Prev <= ch.upTo:
+		// The epoch began in between, or a gap was announced up to here.
+		return m.Prev
+	case m.Prev > ch.seq:
+		h.gap(ch, m.Seq)
+		return m.Prev
+	default:
+		// The one before has aged out of the stream, or the broker went back on
+		// its word; our own head is the truth as long as we saw everything.
+		if ch.seq < h.hole && ch.upTo < h.hole {
+			h.gap(ch, m.Seq)
+		}
+		return ch.seq
+	}
+}
+
+// appendEntry appends frames that carry no message. seq is the channel's head
+// after them. Writer only.
+func (h *Hub) appendEntry(ch *Channel, frame []byte, seq uint64) {
+	h.scratch = frame
+	h.publish(ch, append(h.room(ch, len(frame)), frame...), seq)
+}
+
+// room is Log.room, remembering a new chunk's age. Writer only.
+func (h *Hub) room(ch *Channel, n int) []byte {
+	k := len(ch.chunks)
+	var newest *chunk
+	if k > 0 {
+		newest = ch.chunks[k-1]
+	}
+	room := ch.room(n, ch.seq, h.now)
+	if c := ch.chunks[len(ch.chunks)-1]; c != newest {
+		h.fifo = append(h.fifo, &logChunk{ch, c})
+	}
+	return room
+}
+
+// publish makes an entry visible, trims, and marks. Writer only.
+func (h *Hub) publish(ch *Channel, entry []byte, seq uint64) {
+	ch.publish(entry, seq, h.now)
+	h.Counters.Bytes.Add(uint64(len(entry)))
+	h.trim(ch)
+	h.mark(ch)
+}
+
+// all returns the channels, so that the map's lock isn't held while their logs
+// are written. Writer only, and rare.
+func (h *Hub) all() []*Channel {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	all := make([]*Channel, 0, len(h.channels))
+	for _, ch := range h.channels {
+		all = append(all, ch)
+	}
+	return all
+}
