@@ -1,0 +1,85 @@
+package gateway
+
+import (
+	"context"
+	"io"
+	"log"
+	"net/http"
+	"net/http/pprof"
+	"sort"
+	"time"
+
+	"github.com/odin-ws/odin/gateway/channel"
+)
+
+// quietLog swallows net/http's complaints about clients: they are counted.
+var quietLog = log.New(io.Discard, "", 0)
+
+// startAdmin serves the admin port.
+func (g *Gateway) startAdmin() {
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /v1/publish", g.handlePublish)
+	mux.HandleFunc("POST /v1/publish/batch", g.handlePublishBatch)
+	mux.HandleFunc("GET /v1/channels", g.handleChannels)
+	mux.HandleFunc("GET /stats", g.plain.stats)
+	mux.HandleFunc("GET /healthz", g.plain.healthz)
+	mux.HandleFunc("GET /readyz", g.plain.readyz)
+	mux.HandleFunc("/debug/pprof/", pprof.Index)
+	mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
+	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
+	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	g.admin = &http.Server{
+		Handler:           g.guardAdmin(mux),
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    16 << 10,
+		ErrorLog:          quietLog,
+	}
+	go g.admin.Serve(g.adminLn)
+}
+
+func (g *Gateway) stopAdmin() {
+	if g.admin == nil {
+		if g.adminLn != nil {
+			g.adminLn.Close()
+		}
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	if g.admin.Shutdown(ctx) != nil {
+		g.admin.Close()
+	}
+}
+
+// guardAdmin keeps web pages in a browser on this machine from publishing: a
+// foreign Host is DNS rebinding, a foreign Origin another site's page.
+func (g *Gateway) guardAdmin(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if origin := r.Header.Get("Origin"); origin != "" && origin != "http://"+r.Host || !loopback(hostPort(r.Host)) {
+			writeError(w, http.StatusForbidden, "forbidden", "the admin port answers this machine only, and no web page of another site", 0)
+			return
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
+// channelInfo is one line of GET /v1/channels.
+type channelInfo struct {
+	Channel string `json:"ch"`
+	Seq     uint64 `json:"seq"`
+	Kept    uint64 `json:"kept"` // messages in memory
+}
+
+// handleChannels lists the channels this node knows.
+func (g *Gateway) handleChannels(w http.ResponseWriter, _ *http.Request) {
+	var list []channelInfo
+	g.hub.Each(func(ch *channel.Channel) {
+		next, seq := ch.Head()
+		first, _ := ch.Begin()
+		list = append(list, channelInfo{Channel: ch.Name, Seq: seq, Kept: next - first})
+	})
+	sort.Slice(list, func(i, j int) bool { return list[i].Channel < list[j].Channel })
+	writeJSON(w, http.StatusOK, map[string]any{"epoch": g.hub.Epoch(), "head": g.hub.Head(), "channels": list})
+}

@@ -1,0 +1,250 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/odin-ws/odin/gateway/broker"
+	"github.com/odin-ws/odin/gateway/wire"
+)
+
+const (
+	// tokenUnit is how many parts a command's token has: one tick of a rate of
+	// one a second brings one part.
+	tokenUnit = 10
+	// maxWarnings is how many commands of a client may be refused for their
+	// rate, without its bucket ever filling up again, before it is cut.
+	maxWarnings = 10
+	// maxErrors is how many protocol-level errors a client may make: the third
+	// ends the connection.
+	maxErrors = 3
+	// largeCommand is from how many bytes on a command is parsed in the pool,
+	// so that a bulk subscribe doesn't hold up the shard.
+	largeCommand = 8 << 10
+	// lookupTimeout is how long a subscribe waits for the broker to say where a
+	// channel stands.
+	lookupTimeout = 3 * time.Second
+)
+
+// message acts on one text message. payload is borrowed.
+func (s *shard) message(r connRef, c *slot, payload []byte) {
+	if !s.takeToken(c) {
+		s.overRate(r, c, payload)
+		return
+	}
+	if len(payload) >= largeCommand {
+		s.parseInPool(r, c, payload)
+		return
+	}
+	s.command = wire.Command{}
+	if cerr := wire.ParseCommand(payload, &s.command); cerr != nil {
+		s.protocolError(r, c, cerr)
+		return
+	}
+	s.dispatch(r, c, &s.command)
+}
+
+// dispatch carries a command out, or sends it to the pool.
+func (s *shard) dispatch(r connRef, c *slot, cmd *wire.Command) {
+	switch cmd.Op {
+	case "ping":
+		s.wbuf = wire.AppendPong(s.wbuf[:0], cmd.ID)
+		s.send(r, c, s.wbuf)
+	case "sub":
+		if cmd.Mode == "latest" || cmd.Slow == "latest" {
+			s.refuseCommand(r, c, cmd.ID, "bad_request", `mode "latest" is not served by this version`)
+			return
+		}
+		if missing := s.unknown(cmd); len(missing) > 0 {
+			s.lookUpInPool(r, c, cmd, missing)
+			return
+		}
+		s.sub(r, c, cmd)
+	case "unsub":
+		s.unsub(r, c, cmd)
+	case "list":
+		s.list(r, c, cmd)
+	case "replay":
+		s.refuseCommand(r, c, cmd.ID, "unrecoverable", `replay is not served by this version; subscribe with "since"`)
+	case "auth":
+		s.refuseCommand(r, c, cmd.ID, "bad_request", "no token keys are configured; anyone may read")
+	}
+}
+
+// refuseCommand answers err without counting it as the client's mistake.
+func (s *shard) refuseCommand(r connRef, c *slot, id wire.ID, code, message string) {
+	s.g.count.CommandErrors.Add(1)
+	s.wbuf = wire.AppendErr(s.wbuf[:0], id, code, message, 0)
+	s.send(r, c, s.wbuf)
+}
+
+// protocolError answers a command that can't be understood; the third closes.
+func (s *shard) protocolError(r connRef, c *slot, cerr *wire.CommandError) {
+	s.g.count.CommandErrors.Add(1)
+	s.wbuf = wire.AppendErr(s.wbuf[:0], cerr.ID, cerr.Code, cerr.Message, 0)
+	if !s.send(r, c, s.wbuf) {
+		return
+	}
+	if c.errs++; c.errs >= maxErrors {
+		s.fail(r, c, closeAbuse, "too many bad commands")
+	}
+}
+
+// refill brings a connection's tokens up to now.
+func (s *shard) refill(c *slot) {
+	full := uint64(s.g.cfg.RateBurst) * tokenUnit
+	have := uint64(c.tokens) + uint64(s.now-c.refillAt)*uint64(s.g.cfg.RatePerSec)
+	c.refillAt = s.now
+	if have >= full {
+		have = full
+		c.warnings = 0
+	}
+	c.tokens = uint32(have)
+}
+
+// takeToken reports whether the rate limit allows one more command.
+func (s *shard) takeToken(c *slot) bool {
+	s.refill(c)
+	if c.tokens < tokenUnit {
+		return false
+	}
+	c.tokens -= tokenUnit
+	return true
+}
+
+// overRate refuses a command for its rate, and after warnings its client.
+func (s *shard) overRate(r connRef, c *slot, payload []byte) {
+	s.g.count.RateLimited.Add(1)
+	if c.warnings++; c.warnings > maxWarnings {
+		s.fail(r, c, closeRateLimit, "rate limit")
+		return
+	}
+	var id wire.ID
+	if len(payload) < largeCommand {
+		var cmd wire.Command
+		if cerr := wire.ParseCommand(payload, &cmd); cerr == nil {
+			id = cmd.ID
+		}
+	}
+	missing := tokenUnit - int(c.tokens)
+	ticks := (missing + s.g.cfg.RatePerSec - 1) / s.g.cfg.RatePerSec
+	s.wbuf = wire.AppendErr(s.wbuf[:0], id, "rate_limited", "", max(1, ticks)*int(tick.Milliseconds()))
+	s.send(r, c, s.wbuf)
+}
+
+// unknown returns the channels of a subscribe that this node has not heard of:
+// the broker is asked where they stand.
+func (s *shard) unknown(cmd *wire.Command) (names []string) {
+	for _, name := range cmd.Ch {
+		if wire.ValidChannel(name) && s.g.hub.Lookup(name) == nil {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// parseInPool parses a large command off the shard.
+func (s *shard) parseInPool(r connRef, c *slot, payload []byte) {
+	held, err := s.g.pool.Get(len(payload))
+	if err != nil {
+		s.fail(r, c, closeBusy, "no buffer left")
+		return
+	}
+	copy(held, payload)
+	s.work(r, c, func() func(*shard, *slot) {
+		defer s.g.pool.Put(held)
+		cmd := new(wire.Command)
+		if cerr := wire.ParseCommand(held, cmd); cerr != nil {
+			return func(s *shard, c *slot) { s.protocolError(r, c, cerr) }
+		}
+		return func(s *shard, c *slot) { s.dispatch(r, c, cmd) }
+	}, func() { s.g.pool.Put(held) })
+}
+
+// lookUpInPool asks the broker for the channels this node doesn't know, then
+// carries the subscribe out.
+func (s *shard) lookUpInPool(r connRef, c *slot, cmd *wire.Command, missing []string) {
+	own := *cmd // cmd is the shard's scratch
+	g := s.g
+	s.work(r, c, func() func(*shard, *slot) {
+		g.learn(missing)
+		return func(s *shard, c *slot) { s.sub(r, c, &own) }
+	}, nil)
+}
+
+// learn makes channels known to the hub, at the positions the broker has for
+// them. Without a broker they are taken to be at the head this node last saw:
+// positions are the stream's, so none is ever ahead of that.
+func (g *Gateway) learn(names []string) {
+	ctx, cancel := context.WithTimeout(context.Background(), lookupTimeout)
+	defer cancel()
+	for _, name := range names {
+		if g.hub.Lookup(name) != nil {
+			continue
+		}
+		var last uint64
+		if g.broker.State().Connected {
+			m, err := g.broker.Last(ctx, name)
+			switch {
+			case err == nil:
+				last = m.Seq
+			case errors.Is(err, broker.ErrNotFound):
+			default:
+				g.count.LookupsFailed.Add(1)
+				last = g.hub.Head()
+			}
+		} else {
+			last = g.hub.Head()
+		}
+		// A message this node has not been given yet makes the channel known
+		// when it comes; learning of it early would make it look late then.
+		for last > g.hub.Head() && g.hub.Lookup(name) == nil {
+			select {
+			case <-ctx.Done():
+				last = g.hub.Head()
+			case <-time.After(time.Millisecond):
+			}
+		}
+		g.hub.Ensure(name, last)
+	}
+}
+
+// work runs f in the pool, and what it returns on the shard. Until then the
+// connection's bytes wait. refused, if not nil, runs instead of f when the pool
+// is full.
+func (s *shard) work(r connRef, c *slot, f func() func(*shard, *slot), refused func()) {
+	c.flags |= flagBusy
+	err := s.g.submit(func() {
+		done := func(s *shard, c *slot) {
+			s.fail(r, c, 1011, "internal error")
+		}
+		// A panic in f is logged by the pool; the connection hears of it here.
+		defer func() {
+			s.post(func(s *shard) {
+				c := s.slots.get(r)
+				if c == nil {
+					return
+				}
+				c.flags &^= flagBusy
+				if c.state != stateOpen {
+					return
+				}
+				done(s, c)
+				if c = s.slots.get(r); c != nil && c.state == stateOpen {
+					s.resume(r, c)
+				}
+			})
+		}()
+		done = f()
+	})
+	if err != nil {
+		c.flags &^= flagBusy
+		if refused != nil {
+			refused()
+		}
+		s.g.count.PoolOverloads.Add(1)
+		s.wbuf = wire.AppendErr(s.wbuf[:0], wire.ID{}, "limit", "the server is busy; repeat the command", retryAfter())
+		s.send(r, c, s.wbuf)
+	}
+}

@@ -1,0 +1,107 @@
+package gateway
+
+import (
+	"log/slog"
+	"net/netip"
+	"time"
+
+	"github.com/odin-ws/odin/gateway/broker"
+)
+
+// Config is all a Gateway needs. Fields are static after New. DefaultConfig
+// gives each its default; zero values are not defaults.
+type Config struct {
+	// Addr is the public listener: /ws, /healthz, /readyz, /stats (and /echo).
+	// Port 0 picks a free one.
+	Addr string
+	// AdminAddr is the admin listener (publish, channels, pprof). It must be a
+	// loopback address: on any other, New fails, because nothing guards it.
+	AdminAddr string
+
+	// Broker is started and closed by the Gateway.
+	Broker broker.Broker
+
+	// Shards is the number of event loops; 0 means GOMAXPROCS as found at start.
+	Shards int
+	// MaxConnections is the most WebSocket connections admitted at once, the
+	// result of the capacity formula; at least 1.
+	MaxConnections int
+	// MaxHandshakes bounds connections that are not upgraded yet; at the bound
+	// the oldest unfinished one is answered 408.
+	MaxHandshakes int
+	// HandshakeTimeout is how long a head may take (408 after it).
+	HandshakeTimeout time.Duration
+	// FrameTimeout is how long a started frame or message may stay unfinished.
+	FrameTimeout time.Duration
+
+	// MaxMessage is the largest message a client may send, bytes (1009 past it).
+	MaxMessage int
+	// MaxPublish is the largest payload a publisher may send, bytes.
+	MaxPublish int
+	// MaxSubscriptions bounds one connection; a wildcard counts its matches.
+	MaxSubscriptions int
+	// MaxChannels bounds the channels a node knows at once.
+	MaxChannels int
+	// Replay is how many messages each channel keeps in memory for resuming.
+	Replay int
+	// LogBudget bounds the memory of all channel logs, bytes.
+	LogBudget int64
+	// BufferBudget bounds pooled buffers (partial frames, unsent control frames), bytes.
+	BufferBudget int64
+	// SendQueue is how many messages a client may be behind before it counts as slow.
+	SendQueue int
+	// SlowTimeout is how long a client with something to read may take no byte.
+	SlowTimeout time.Duration
+	// RateBurst and RatePerSec are the token bucket for one client's commands.
+	RateBurst, RatePerSec int
+	// Ping is the interval of WebSocket pings; no sign of life for two of them is 4201.
+	Ping time.Duration
+	// MaxAge closes a connection after about this long with 1012; 0 means never.
+	MaxAge time.Duration
+	// Drain is how long Shutdown spreads the goodbyes over.
+	Drain time.Duration
+
+	// SndBuf and RcvBuf are SO_SNDBUF and SO_RCVBUF of client sockets, bytes
+	// as passed to setsockopt (the kernel doubles them).
+	SndBuf, RcvBuf int
+
+	// AllowOrigin lists origins admitted besides an absent one and the Host's
+	// own; "*" admits all.
+	AllowOrigin []string
+	// TrustedProxies may say the client's address in X-Forwarded-For.
+	TrustedProxies []netip.Prefix
+	// Echo serves /echo for conformance suites.
+	Echo bool
+
+	// Node names this process to clients; empty picks a random one.
+	Node string
+	// Log receives structured logs; nil discards them.
+	Log *slog.Logger
+}
+
+// DefaultConfig returns the defaults of `odin serve`, without a Broker.
+func DefaultConfig() Config {
+	return Config{
+		Addr:             ":8080",
+		AdminAddr:        "127.0.0.1:8081",
+		MaxConnections:   54613,
+		MaxHandshakes:    1024,
+		HandshakeTimeout: 10 * time.Second,
+		FrameTimeout:     10 * time.Second,
+		MaxMessage:       64 << 10,
+		MaxPublish:       64 << 10,
+		MaxSubscriptions: 1024,
+		MaxChannels:      100_000,
+		Replay:           100,
+		LogBudget:        64 << 20,
+		BufferBudget:     32 << 20,
+		SendQueue:        256,
+		SlowTimeout:      5 * time.Second,
+		RateBurst:        100,
+		RatePerSec:       10,
+		Ping:             20 * time.Second,
+		Drain:            30 * time.Second,
+		SndBuf:           4096,
+		RcvBuf:           4096,
+	}
+}

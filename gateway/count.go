@@ -1,0 +1,68 @@
+package gateway
+
+import (
+	"strconv"
+	"sync/atomic"
+)
+
+// counters is everything a gateway counts. Each grows only, but Subscriptions.
+// Any goroutine.
+type counters struct {
+	Admitted      atomic.Uint64 // upgraded
+	AddFailed     atomic.Uint64 // accepted, and refused by epoll
+	HeadsAborted  atomic.Uint64 // left before their request head was whole
+	PlainRequests atomic.Uint64 // handed to net/http
+
+	BytesIn     atomic.Uint64
+	BytesOut    atomic.Uint64
+	CommandsIn  atomic.Uint64 // messages from clients
+	MessagesOut atomic.Uint64 // log entries written to sockets, whole or begun
+
+	CommandErrors      atomic.Uint64 // answered err
+	RateLimited        atomic.Uint64 // commands refused for their rate
+	PoolOverloads      atomic.Uint64 // commands refused because the pool was full
+	PoolPanics         atomic.Uint64
+	LookupsFailed      atomic.Uint64 // the broker didn't say where a channel stands
+	WildcardOverflow   atomic.Uint64 // new channels a wildcard matched beyond its connection's limit
+	GapsSlow           atomic.Uint64 // positions that fell off the log
+	GapsEvicted        atomic.Uint64 // positions older than the log at subscribe
+	GapsEpoch          atomic.Uint64 // positions of another epoch at subscribe
+	SlowStrikes        atomic.Uint64
+	SlowCut            atomic.Uint64
+	FrameTimeouts      atomic.Uint64 // messages not finished in time
+	GoodbyesUnsaid     atomic.Uint64 // closed by reset: the socket didn't take the last words
+	GoodbyesUnanswered atomic.Uint64 // the peer didn't close after them
+	Drained            atomic.Uint64 // told to come back later
+	LateTicks          atomic.Uint64 // ticks a busy loop missed
+	PublishRefused     atomic.Uint64 // publications refused before the broker
+	PublishFailed      atomic.Uint64 // publications the broker did not ack
+	Published          atomic.Uint64
+
+	Subscriptions atomic.Int64 // now
+
+	refusals [600]atomic.Uint64  // handshakes refused, by HTTP status
+	closes   [5000]atomic.Uint64 // connections closed, by close code
+}
+
+func (c *counters) refused(status int) {
+	if status >= 0 && status < len(c.refusals) {
+		c.refusals[status].Add(1)
+	}
+}
+
+func (c *counters) closed(code uint16) {
+	if int(code) < len(c.closes) {
+		c.closes[code].Add(1)
+	}
+}
+
+// nonzero renders an array of counters as JSON object keys.
+func nonzero(a []atomic.Uint64) map[string]uint64 {
+	m := make(map[string]uint64)
+	for i := range a {
+		if n := a[i].Load(); n > 0 {
+			m[strconv.Itoa(i)] = n
+		}
+	}
+	return m
+}

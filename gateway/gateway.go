@@ -1,0 +1,380 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"runtime"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/panjf2000/ants/v2"
+
+	"github.com/odin-ws/odin/bufpool"
+	"github.com/odin-ws/odin/capacity"
+	"github.com/odin-ws/odin/gateway/broker"
+	"github.com/odin-ws/odin/gateway/channel"
+	"github.com/odin-ws/odin/gateway/wire"
+	"github.com/odin-ws/odin/netpoll"
+)
+
+// Gateway serves WebSocket clients from a broker. Make one with New, Start it
+// once, and Shutdown it.
+type Gateway struct {
+	// Static after New.
+	cfg        Config
+	log        *slog.Logger
+	broker     broker.Broker
+	hub        *channel.Hub
+	pool       *bufpool.Pool
+	gate       *capacity.Gate
+	node       string
+	limits     wire.Limits
+	echoLimits wire.Limits
+	maxHeads   int // unfinished handshakes a shard
+	shards     []*shard
+	workers    *ants.Pool
+	plain      *plainServer
+
+	// Static after Start.
+	listener *netpoll.Listener
+	acceptor *netpoll.Acceptor
+	adminLn  net.Listener
+	admin    *http.Server
+	started  time.Time
+
+	// Any goroutine.
+	count    counters
+	sampler  sampler
+	draining atomic.Bool
+	down     chan struct{} // closed when the hub's ticker is to end
+	tickers  sync.WaitGroup
+	done     chan struct{} // closed when a loop died
+	fatal    atomic.Pointer[error]
+	ended    sync.Once
+}
+
+// New checks the configuration and makes a Gateway. Nothing runs or listens yet.
+func New(cfg Config) (*Gateway, error) {
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
+	if cfg.Shards == 0 {
+		cfg.Shards = runtime.GOMAXPROCS(0)
+	}
+	if cfg.Echo {
+		// A message being read, grown into, and written back: at least two
+		// clients may do so at once.
+		cfg.BufferBudget = max(cfg.BufferBudget, 8*int64(cfg.MaxMessage))
+	}
+	g := &Gateway{
+		cfg: cfg, log: cfg.Log, broker: cfg.Broker, node: cfg.Node,
+		pool:       bufpool.New(cfg.BufferBudget),
+		gate:       capacity.NewGate(cfg.MaxConnections),
+		limits:     wire.Limits{MaxMessage: cfg.MaxMessage, MaxFragments: 1024},
+		echoLimits: wire.Limits{MaxMessage: cfg.MaxMessage, Binary: true},
+		maxHeads:   max(1, cfg.MaxHandshakes/cfg.Shards),
+		down:       make(chan struct{}),
+		done:       make(chan struct{}),
+	}
+	if g.log == nil {
+		g.log = slog.New(slog.DiscardHandler)
+	}
+	if g.node == "" {
+		g.node = "n" + strconv.FormatUint(rand.Uint64(), 36)
+	}
+	g.hub = channel.New(channel.Config{
+		Shards: cfg.Shards,
+		Keep:   max(cfg.Replay, cfg.SendQueue),
+		// A client must survive the sweeps it is given to catch up.
+		Grace:       (slowStrikes + 2) * tick,
+		Budget:      cfg.LogBudget,
+		MaxChannels: cfg.MaxChannels,
+		MaxPayload:  cfg.MaxPublish,
+		Wake:        func(shard int) { g.shards[shard].loop.Wake() },
+	})
+	workers, err := ants.NewPool(poolFactor*runtime.NumCPU(),
+		ants.WithNonblocking(true),
+		ants.WithLogger(antsLog{g.log}),
+		ants.WithPanicHandler(func(p any) {
+			g.count.PoolPanics.Add(1)
+			g.log.Error("a worker panicked; only its connection is closed", "panic", p)
+		}))
+	if err != nil {
+		return nil, fmt.Errorf("gateway: worker pool: %w", err)
+	}
+	g.workers = workers
+	g.plain = newPlainServer(g)
+	for i := range cfg.Shards {
+		loop, err := netpoll.New(netpoll.Config{Tick: tick, OnFatal: g.die})
+		if err != nil {
+			g.release()
+			return nil, err
+		}
+		g.shards = append(g.shards, newShard(g, i, loop))
+	}
+	return g, nil
+}
+
+// poolFactor is how many workers there are for each core: they mostly wait for
+// the broker.
+const poolFactor = 8
+
+// antsLog keeps the pool's messages in the gateway's log.
+type antsLog struct{ log *slog.Logger }
+
+func (l antsLog) Printf(format string, args ...any) { l.log.Debug(fmt.Sprintf(format, args...)) }
+
+// Start listens, starts the loops and the broker, and returns. The broker may
+// still be unreachable then: /readyz says so, and it is tried until it answers.
+func (g *Gateway) Start() (err error) {
+	g.started = time.Now()
+	defer func() {
+		if err != nil {
+			g.stop()
+		}
+	}()
+	for _, s := range g.shards {
+		if err := s.loop.Start(s); err != nil {
+			return err
+		}
+	}
+	if g.adminLn, err = net.Listen("tcp", g.cfg.AdminAddr); err != nil {
+		return fmt.Errorf("admin address: %w; choose another with --admin-addr", err)
+	}
+	g.listener, err = netpoll.Listen(g.cfg.Addr, netpoll.SocketOptions{
+		SndBuf: g.cfg.SndBuf, RcvBuf: g.cfg.RcvBuf,
+		UserTimeout: 3 * g.cfg.Ping / 2, KeepAlive: 2 * g.cfg.Ping,
+	})
+	if err != nil {
+		return fmt.Errorf("public address: %w; choose another with --addr", err)
+	}
+	if err := g.broker.Start(g.hub); err != nil {
+		return fmt.Errorf("broker: %w", err)
+	}
+	g.plain.start()
+	g.startAdmin()
+	g.tickers.Add(1)
+	go g.tickHub()
+	g.acceptor, err = netpoll.NewAcceptor(g.listener, netpoll.AcceptorConfig{
+		Accepted: g.place,
+		Refusal:  refuseFull.AppendResponse(nil, 1000),
+		OnFatal:  g.die,
+	})
+	return err
+}
+
+// Addr is the public address listened on.
+func (g *Gateway) Addr() string { return g.listener.Addr().String() }
+
+// AdminAddr is the admin address listened on.
+func (g *Gateway) AdminAddr() string { return g.adminLn.Addr().String() }
+
+// Done is closed when an event loop can't go on; Err then says why. The process
+// should end: its connections are deaf.
+func (g *Gateway) Done() <-chan struct{} { return g.done }
+
+// Err is why Done was closed, nil before.
+func (g *Gateway) Err() error {
+	if p := g.fatal.Load(); p != nil {
+		return *p
+	}
+	return nil
+}
+
+func (g *Gateway) die(err error) {
+	err = fmt.Errorf("event loop: %w", err)
+	if g.fatal.CompareAndSwap(nil, &err) {
+		close(g.done)
+	}
+}
+
+// place gives new descriptors to the shard with the fewest connections.
+func (g *Gateway) place(fds []int) {
+	if len(g.shards) == 1 {
+		g.handTo(g.shards[0], fds)
+		return
+	}
+	var load [channel.MaxShards]int64
+	var batch [channel.MaxShards][]int
+	for i, s := range g.shards {
+		load[i] = s.conns.Load()
+	}
+	for _, fd := range fds {
+		least := 0
+		for i := range g.shards {
+			if load[i] < load[least] {
+				least = i
+			}
+		}
+		load[least]++
+		batch[least] = append(batch[least], fd)
+	}
+	for i, s := range g.shards {
+		if len(batch[i]) > 0 {
+			g.handTo(s, batch[i])
+		}
+	}
+}
+
+func (g *Gateway) handTo(s *shard, fds []int) {
+	if !s.hand(fds) {
+		for _, fd := range fds {
+			s.loop.Close(fd)
+		}
+	}
+}
+
+// submit runs f in the worker pool, or says at once that it is full.
+func (g *Gateway) submit(f func()) error { return g.workers.Submit(f) }
+
+// tickHub trims the logs of quiet channels.
+func (g *Gateway) tickHub() {
+	defer g.tickers.Done()
+	t := time.NewTicker(time.Second)
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C:
+			g.hub.Tick()
+		case <-g.down:
+			return
+		}
+	}
+}
+
+// Shutdown says goodbye to every client over cfg.Drain, less if ctx ends
+// sooner, then stops everything. It returns ctx's error when clients had to be
+// cut. Idempotent.
+func (g *Gateway) Shutdown(ctx context.Context) error {
+	var err error
+	g.ended.Do(func() {
+		err = g.drain(ctx)
+		g.stop()
+	})
+	return err
+}
+
+// drain stops admitting and tells the connections to go, evenly over the time
+// there is.
+func (g *Gateway) drain(ctx context.Context) error {
+	g.draining.Store(true)
+	var wg sync.WaitGroup
+	begin := time.Now()
+	for _, s := range g.shards {
+		s.draining.Store(true)
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			for {
+				left := g.cfg.Drain - time.Since(begin)
+				told := make(chan int, 1)
+				if !s.post(func(s *shard) { told <- s.drainSlice(left) }) {
+					return
+				}
+				select {
+				case n := <-told:
+					if n == 0 {
+						return
+					}
+				case <-ctx.Done():
+					return
+				}
+				select {
+				case <-time.After(tick):
+				case <-ctx.Done():
+					return
+				}
+			}
+		}()
+	}
+	wg.Wait()
+	// Those told last get the time a goodbye takes.
+	for i := 0; i < closeWait+2 && g.gate.InUse() > 0 && ctx.Err() == nil; i++ {
+		time.Sleep(tick)
+	}
+	return ctx.Err()
+}
+
+// drainSlice tells as many connections to go as this tick's share, and returns
+// how many are left to tell. left is the time there still is.
+func (s *shard) drainSlice(left time.Duration) int {
+	waiting := 0
+	for i := range s.slots.size() {
+		if c := s.slots.at(i); c.state == stateOpen && c.flags&flagDrained == 0 {
+			waiting++
+		}
+	}
+	share := waiting
+	if n := int(left / tick); n > 1 {
+		share = (waiting + n - 1) / n
+	}
+	for i := uint32(0); i < s.slots.size() && share > 0; i++ {
+		if c := s.slots.at(i); c.state == stateOpen && c.flags&flagDrained == 0 {
+			share--
+			waiting--
+			s.bye(connRef{i, c.gen}, c, retryAfter())
+		}
+	}
+	return waiting
+}
+
+// stop ends everything now.
+func (g *Gateway) stop() {
+	g.draining.Store(true)
+	if g.acceptor != nil {
+		g.acceptor.Close()
+	}
+	g.plain.stop()
+	g.stopAdmin()
+	if g.listener != nil {
+		g.listener.Close()
+		close(g.down)
+		g.tickers.Wait()
+	}
+	if err := g.broker.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+		g.log.Warn("closing the broker", "err", err)
+	}
+	g.release()
+}
+
+// release ends the loops and frees what is left of their connections.
+func (g *Gateway) release() {
+	for _, s := range g.shards {
+		s.box.mu.Lock()
+		s.box.closed = true
+		fds := s.box.fds
+		s.box.fds = nil
+		s.box.mu.Unlock()
+		s.loop.Stop()
+		for _, fd := range fds {
+			s.loop.Close(fd)
+		}
+		s.closeAll()
+	}
+	g.workers.ReleaseTimeout(5 * time.Second)
+}
+
+// closeAll resets what is left; the loop has ended, so it may run anywhere.
+func (s *shard) closeAll() {
+	for i := range s.slots.size() {
+		c := s.slots.at(i)
+		if c.state == stateFree {
+			continue
+		}
+		s.loop.Abort(int(c.fd))
+		if c.ext != nil {
+			s.release(c.ext)
+		}
+		if c.flags&flagAdmitted != 0 {
+			s.g.gate.Release()
+		}
+		s.slots.give(i)
+	}
+}

@@ -1,0 +1,239 @@
+package gateway
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/odin-ws/odin/gateway/broker"
+	"github.com/odin-ws/odin/gateway/wire"
+)
+
+const (
+	// publishTimeout bounds the wait for the broker's acks of one request.
+	publishTimeout = 10 * time.Second
+	// maxBatch and maxBatchBytes bound one batch.
+	maxBatch      = 10_000
+	maxBatchBytes = 32 << 20
+	// batchChunk is how many publications go to the broker at once.
+	batchChunk = 512
+	// maxKey is the longest deduplication key, bytes.
+	maxKey = 256
+)
+
+// publication is one message as publishers write it.
+type publication struct {
+	Ch   string          `json:"ch"`
+	Data json.RawMessage `json:"data"`
+	Key  string          `json:"key"`
+}
+
+// published is the answer to one publication: Epoch and Seq, or Code and Message.
+type published struct {
+	Epoch     string `json:"epoch,omitempty"`
+	Seq       uint64 `json:"seq,omitempty"`
+	Duplicate bool   `json:"duplicate,omitempty"`
+	Code      string `json:"code,omitempty"`
+	Message   string `json:"message,omitempty"`
+
+	status int
+}
+
+// parse checks one publication. raw is kept: Data is a part of it, byte for
+// byte.
+func (g *Gateway) parsePublication(raw []byte) (broker.Publication, *published) {
+	refuse := func(code, format string, args ...any) (broker.Publication, *published) {
+		g.count.PublishRefused.Add(1)
+		return broker.Publication{}, &published{Code: code, Message: fmt.Sprintf(format, args...), status: http.StatusBadRequest}
+	}
+	var p publication
+	// Checked before decoding: json.Unmarshal would repair bad UTF-8 in
+	// strings and pass it in data.
+	if !wire.ValidPayload(raw) {
+		return refuse("bad_request", "not JSON in good UTF-8")
+	}
+	if err := json.Unmarshal(raw, &p); err != nil {
+		return refuse("bad_request", "%v; expected {\"ch\":…,\"data\":…}", err)
+	}
+	switch {
+	case !wire.ValidChannel(p.Ch):
+		return refuse("bad_channel", "ch must be tokens of A-Z a-z 0-9 _ - joined by dots, at most %d bytes, not beginning with _sys", wire.MaxChannel)
+	case len(p.Data) == 0:
+		return refuse("bad_request", "data is missing")
+	case len(p.Data) > g.cfg.MaxPublish:
+		_, res := refuse("too_large", "data is %d bytes; at most %d are taken", len(p.Data), g.cfg.MaxPublish)
+		res.status = http.StatusRequestEntityTooLarge
+		return broker.Publication{}, res
+	case len(p.Key) > maxKey || strings.ContainsAny(p.Key, "\r\n"):
+		return refuse("bad_request", "key must be at most %d bytes, on one line", maxKey)
+	}
+	return broker.Publication{Channel: p.Ch, Data: p.Data, Key: p.Key}, nil
+}
+
+// answer turns the broker's word into the publisher's.
+func (g *Gateway) answer(ack broker.Ack, err error) published {
+	if err == nil {
+		g.count.Published.Add(1)
+		return published{Epoch: ack.Epoch, Seq: ack.Seq, Duplicate: ack.Duplicate, status: http.StatusOK}
+	}
+	g.count.PublishFailed.Add(1)
+	p := published{Message: err.Error(), status: http.StatusServiceUnavailable}
+	switch {
+	case errors.Is(err, broker.ErrDown):
+		p.Code = "broker_down"
+	case errors.Is(err, broker.ErrUncertain), errors.Is(err, context.DeadlineExceeded):
+		p.Code = "uncertain"
+	case errors.Is(err, broker.ErrFull):
+		p.Code, p.status = "store_full", http.StatusInsufficientStorage
+	case errors.Is(err, broker.ErrTooLarge):
+		p.Code, p.status = "too_large", http.StatusRequestEntityTooLarge
+	default:
+		p.Code, p.status = "broker_error", http.StatusBadGateway
+	}
+	return p
+}
+
+// handlePublish stores one message: {"ch","data","key?"} → {"epoch","seq"}.
+func (g *Gateway) handlePublish(w http.ResponseWriter, r *http.Request) {
+	// JSON escapes don't count as payload, so leave room for the envelope.
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, int64(g.cfg.MaxPublish)+4096))
+	if err != nil {
+		status, code := http.StatusBadRequest, "bad_request"
+		var tooBig *http.MaxBytesError
+		if errors.As(err, &tooBig) {
+			status, code = http.StatusRequestEntityTooLarge, "too_large"
+		}
+		g.count.PublishRefused.Add(1)
+		writeError(w, status, code, err.Error(), 0)
+		return
+	}
+	p, refused := g.parsePublication(body)
+	if refused == nil {
+		ctx, cancel := context.WithTimeout(r.Context(), publishTimeout)
+		defer cancel()
+		res := g.answer(g.broker.Publish(ctx, p))
+		refused = &res
+	}
+	if refused.status == http.StatusServiceUnavailable {
+		w.Header().Set("Retry-After", "1")
+	}
+	writeJSON(w, refused.status, refused)
+}
+
+// handlePublishBatch stores many messages in order, with a result for each. The
+// body is NDJSON or a JSON array, and so is the answer.
+func (g *Gateway) handlePublishBatch(w http.ResponseWriter, r *http.Request) {
+	body := http.MaxBytesReader(w, r.Body, maxBatchBytes)
+	kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	var items [][]byte
+	var err error
+	ndjson := kind == "application/x-ndjson"
+	if ndjson {
+		items, err = readLines(body, g.cfg.MaxPublish+4096)
+	} else {
+		items, err = readArray(body)
+	}
+	if err != nil {
+		g.count.PublishRefused.Add(1)
+		writeError(w, http.StatusBadRequest, "bad_request", err.Error(), 0)
+		return
+	}
+	results := g.publishAll(r.Context(), items)
+	if !ndjson {
+		writeJSON(w, http.StatusOK, results)
+		return
+	}
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	out := bufio.NewWriter(w)
+	enc := json.NewEncoder(out)
+	for i := range results {
+		enc.Encode(&results[i])
+	}
+	out.Flush()
+}
+
+// publishAll stores the good items in order and refuses the others.
+func (g *Gateway) publishAll(ctx context.Context, items [][]byte) []published {
+	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
+	defer cancel()
+	results := make([]published, len(items))
+	good := make([]broker.Publication, 0, min(len(items), batchChunk))
+	at := make([]int, 0, cap(good))
+	flush := func() {
+		for i, res := range g.broker.PublishBatch(ctx, good) {
+			results[at[i]] = g.answer(res.Ack, res.Err)
+		}
+		good, at = good[:0], at[:0]
+	}
+	for i, raw := range items {
+		p, refused := g.parsePublication(raw)
+		if refused != nil {
+			results[i] = *refused
+			continue
+		}
+		good, at = append(good, p), append(at, i)
+		if len(good) == batchChunk {
+			flush()
+		}
+	}
+	if len(good) > 0 {
+		flush()
+	}
+	return results
+}
+
+func readLines(r io.Reader, maxLine int) ([][]byte, error) {
+	var items [][]byte
+	sc := bufio.NewScanner(r)
+	sc.Buffer(make([]byte, 0, 64<<10), maxLine)
+	for sc.Scan() {
+		line := bytes.TrimSpace(sc.Bytes())
+		if len(line) == 0 {
+			continue
+		}
+		if len(items) == maxBatch {
+			return nil, fmt.Errorf("more than %d items in one batch; send several", maxBatch)
+		}
+		items = append(items, bytes.Clone(line))
+	}
+	if err := sc.Err(); err != nil {
+		return nil, fmt.Errorf("line %d: %w", len(items)+1, err)
+	}
+	return items, nil
+}
+
+func readArray(r io.Reader) ([][]byte, error) {
+	body, err := io.ReadAll(r)
+	if err != nil {
+		return nil, err
+	}
+	var raw []json.RawMessage
+	if err := json.Unmarshal(body, &raw); err != nil {
+		return nil, fmt.Errorf("%w; expected a JSON array, or Content-Type application/x-ndjson", err)
+	}
+	if len(raw) > maxBatch {
+		return nil, fmt.Errorf("more than %d items in one batch; send several", maxBatch)
+	}
+	items := make([][]byte, len(raw))
+	for i := range raw {
+		items[i] = raw[i]
+	}
+	return items, nil
+}
+
+// hostPort gives a Host header the port loopback needs.
+func hostPort(host string) string {
+	if _, _, err := net.SplitHostPort(host); err == nil {
+		return host
+	}
+	return net.JoinHostPort(strings.Trim(host, "[]"), "0")
+}

@@ -1,0 +1,166 @@
+package gateway
+
+import (
+	"runtime"
+	"time"
+)
+
+// Stats is a gateway's condition as /stats shows it. Counts are since the start.
+type Stats struct {
+	// The keys of the first generation of this service.
+	CurrentConnections      int     `json:"currentConnections"`
+	MaxConnections          int     `json:"maxConnections"`
+	MemoryMB                float64 `json:"memoryMB"` // Go heap and stacks obtained from the system, less what was returned
+	SlowClientsDisconnected uint64  `json:"slowClientsDisconnected"`
+	RateLimitedMessages     uint64  `json:"rateLimitedMessages"`
+	MessageReplayRequests   uint64  `json:"messageReplayRequests"`
+
+	Node          string  `json:"node"`
+	UptimeSeconds float64 `json:"uptimeSeconds"`
+	Goroutines    int     `json:"goroutines"`
+	Shards        int     `json:"shards"`
+
+	Handshakes    int64             `json:"handshakes"` // under way
+	Admitted      uint64            `json:"admitted"`
+	Rejected      map[string]uint64 `json:"rejected"` // handshakes, by HTTP status
+	Closes        map[string]uint64 `json:"closes"`   // by close code; 1006 is gone without one
+	Accepted      uint64            `json:"accepted"`
+	AcceptRefused uint64            `json:"acceptRefused"` // no descriptor left
+	AcceptAborted uint64            `json:"acceptAborted"`
+	HeadsAborted  uint64            `json:"headsAborted"`
+	PollRefused   uint64            `json:"pollRefused"`
+
+	Subscriptions int64  `json:"subscriptions"`
+	Channels      int    `json:"channels"`
+	BytesIn       uint64 `json:"bytesIn"`
+	BytesOut      uint64 `json:"bytesOut"`
+	CommandsIn    uint64 `json:"commandsIn"`
+	CommandErrors uint64 `json:"commandErrors"`
+	MessagesIn    uint64 `json:"messagesIn"`
+	MessagesOut   uint64 `json:"messagesOut"`
+
+	Published      uint64 `json:"published"`
+	PublishRefused uint64 `json:"publishRefused"`
+	PublishFailed  uint64 `json:"publishFailed"`
+
+	Gaps               map[string]uint64 `json:"gaps"`
+	Invalid            uint64            `json:"invalidMessages"`
+	BadChannel         uint64            `json:"badChannelMessages"`
+	NoChannel          uint64            `json:"noChannelMessages"`
+	Late               uint64            `json:"lateMessages"`
+	SlowStrikes        uint64            `json:"slowStrikes"`
+	FrameTimeouts      uint64            `json:"frameTimeouts"`
+	GoodbyesUnsaid     uint64            `json:"goodbyesUnsaid"`
+	GoodbyesUnanswered uint64            `json:"goodbyesUnanswered"`
+	Drained            uint64            `json:"drained"`
+	PoolOverloads      uint64            `json:"poolOverloads"`
+	PoolPanics         uint64            `json:"poolPanics"`
+	LookupsFailed      uint64            `json:"lookupsFailed"`
+	WildcardOverflow   uint64            `json:"wildcardOverflow"`
+	LateTicks          uint64            `json:"lateTicks"`
+
+	PooledBytes int64  `json:"pooledBytes"` // buffers lent
+	PooledIdle  int64  `json:"pooledIdleBytes"`
+	LogBytes    int64  `json:"logBytes"`
+	LogBudget   int64  `json:"logBudgetBytes"`
+	LogEvicted  uint64 `json:"logChunksEvicted"`
+
+	Broker BrokerStats `json:"broker"`
+}
+
+// BrokerStats is the broker's part of Stats.
+type BrokerStats struct {
+	Connected  bool   `json:"connected"`
+	Epoch      string `json:"epoch"`
+	Head       uint64 `json:"head"`
+	Error      string `json:"error,omitempty"`
+	Delivered  uint64 `json:"delivered"`
+	Refetched  uint64 `json:"refetched"`
+	Lost       uint64 `json:"lost"`
+	Duplicates uint64 `json:"duplicates"`
+	Overflows  uint64 `json:"overflows"`
+	Reconnects uint64 `json:"reconnects"`
+}
+
+// Stats reads the counters; any goroutine may call it.
+func (g *Gateway) Stats() Stats {
+	var mem runtime.MemStats
+	runtime.ReadMemStats(&mem)
+	var handshakes int64
+	for _, s := range g.shards {
+		handshakes += s.headsNow.Load()
+	}
+	c, h := &g.count, &g.hub.Counters
+	state, bc := g.broker.State(), g.broker.Counters()
+	st := Stats{
+		CurrentConnections:      int(g.gate.InUse()),
+		MaxConnections:          int(g.gate.Max()),
+		MemoryMB:                float64(mem.Sys-mem.HeapReleased) / (1 << 20),
+		SlowClientsDisconnected: c.SlowCut.Load(),
+		RateLimitedMessages:     c.RateLimited.Load(),
+
+		Node:          g.node,
+		UptimeSeconds: time.Since(g.started).Seconds(),
+		Goroutines:    runtime.NumGoroutine(),
+		Shards:        len(g.shards),
+
+		Handshakes:   handshakes,
+		Admitted:     c.Admitted.Load(),
+		Rejected:     nonzero(c.refusals[:]),
+		Closes:       nonzero(c.closes[:]),
+		HeadsAborted: c.HeadsAborted.Load(),
+		PollRefused:  c.AddFailed.Load(),
+
+		Subscriptions: c.Subscriptions.Load(),
+		Channels:      g.hub.Len(),
+		BytesIn:       c.BytesIn.Load(),
+		BytesOut:      c.BytesOut.Load(),
+		CommandsIn:    c.CommandsIn.Load(),
+		CommandErrors: c.CommandErrors.Load(),
+		MessagesIn:    h.Messages.Load(),
+		MessagesOut:   c.MessagesOut.Load(),
+
+		Published:      c.Published.Load(),
+		PublishRefused: c.PublishRefused.Load(),
+		PublishFailed:  c.PublishFailed.Load(),
+
+		Gaps: map[string]uint64{
+			"broker": h.Gaps.Load(), "invalid": h.Invalid.Load(), "slow": c.GapsSlow.Load(),
+			"evicted": c.GapsEvicted.Load(), "epoch": c.GapsEpoch.Load() + h.Epochs.Load(),
+		},
+		Invalid:            h.Invalid.Load(),
+		BadChannel:         h.BadChannel.Load(),
+		NoChannel:          h.NoChannel.Load(),
+		Late:               h.Late.Load(),
+		SlowStrikes:        c.SlowStrikes.Load(),
+		FrameTimeouts:      c.FrameTimeouts.Load(),
+		GoodbyesUnsaid:     c.GoodbyesUnsaid.Load(),
+		GoodbyesUnanswered: c.GoodbyesUnanswered.Load(),
+		Drained:            c.Drained.Load(),
+		PoolOverloads:      c.PoolOverloads.Load(),
+		PoolPanics:         c.PoolPanics.Load(),
+		LookupsFailed:      c.LookupsFailed.Load(),
+		WildcardOverflow:   c.WildcardOverflow.Load(),
+		LateTicks:          c.LateTicks.Load(),
+
+		PooledBytes: g.pool.InUse(),
+		PooledIdle:  g.pool.Idle(),
+		LogBytes:    g.hub.Budget().Used(),
+		LogBudget:   g.hub.Budget().Limit(),
+		LogEvicted:  h.Evicted.Load(),
+
+		Broker: BrokerStats{
+			Connected: state.Connected, Epoch: state.Epoch, Head: state.Head,
+			Delivered: bc.Delivered, Refetched: bc.Refetched, Lost: bc.Lost,
+			Duplicates: bc.Duplicates, Overflows: bc.Overflows, Reconnects: bc.Reconnects,
+		},
+	}
+	if state.Err != nil {
+		st.Broker.Error = state.Err.Error()
+	}
+	if a := g.acceptor; a != nil {
+		ac := a.Counters()
+		st.Accepted, st.AcceptRefused, st.AcceptAborted = ac.Accepted, ac.Refused, ac.Aborted
+	}
+	return st
+}

@@ -1,0 +1,158 @@
+package gateway
+
+import (
+	"time"
+
+	"github.com/odin-ws/odin/gateway/wire"
+)
+
+const (
+	// hbTicks is after how much silence a heartbeat is sent.
+	hbTicks = 150
+	// slowStrikes is at how many sweeps in a row a client must be too far
+	// behind to be cut.
+	slowStrikes = 3
+)
+
+// Tick implements netpoll.Handler.
+func (s *shard) Tick(n int) {
+	s.now += uint32(n)
+	s.beat.Store(time.Now().UnixNano())
+	if n > 1 {
+		s.g.count.LateTicks.Add(uint64(n - 1))
+	}
+	s.sweepSlow()
+	size := s.slots.size()
+	// A late tick looks at as many slots as the ticks it stands for.
+	for range min(uint32(min(n, sweepTicks))*((size+sweepTicks-1)/sweepTicks), size) {
+		if s.sweepAt >= size {
+			s.sweepAt = 0
+		}
+		i := s.sweepAt
+		s.sweepAt++
+		if c := s.slots.at(i); c.state != stateFree {
+			s.sweep(connRef{i, c.gen}, c)
+		}
+	}
+	if s.pending() {
+		s.loop.Wake()
+	}
+}
+
+// ticks is a duration in ticks, rounded up.
+func ticks(d time.Duration) uint32 { return uint32((d + tick - 1) / tick) }
+
+// sweep looks at one connection's clocks, about once a second.
+func (s *shard) sweep(r connRef, c *slot) {
+	cfg := &s.g.cfg
+	switch c.state {
+	case stateHead:
+		if s.now-c.opened >= ticks(cfg.HandshakeTimeout) {
+			s.refuse(r, c, refuseTimeout)
+		}
+		return
+	case stateClosing:
+		if s.now-c.ext.since >= closeWait {
+			s.g.count.GoodbyesUnanswered.Add(1)
+			s.close(r, c, true)
+		}
+		return
+	}
+	c.control = 0
+	s.refill(c)
+	if c.ext != nil && c.ext.timed && s.now-c.ext.since >= ticks(cfg.FrameTimeout) {
+		s.g.count.FrameTimeouts.Add(1)
+		s.fail(r, c, closeAbuse, "a message took too long")
+		return
+	}
+	if cfg.MaxAge > 0 && c.flags&flagDrained == 0 && s.now-c.opened >= s.maxAge(r) {
+		s.bye(r, c, retryAfter())
+		return
+	}
+	if cfg.Ping > 0 && c.flags&flagBusy == 0 {
+		quiet := s.now - c.readAt
+		switch {
+		case quiet >= 2*ticks(cfg.Ping):
+			s.fail(r, c, closeNoPong, "no pong")
+			return
+		case quiet >= ticks(cfg.Ping) && c.flags&flagPinged == 0 && c.flags&flagBlocked == 0:
+			c.flags |= flagPinged
+			s.wbuf = wire.AppendFrame(s.wbuf[:0], wire.OpPing, nil)
+			if !s.send(r, c, s.wbuf) {
+				return
+			}
+		}
+	}
+	if c.flags&(flagEcho|flagBlocked) == 0 && s.now-c.wroteAt >= hbTicks {
+		s.wbuf = wire.AppendHB(s.wbuf[:0], time.Now().UnixMilli())
+		s.send(r, c, s.wbuf)
+	}
+}
+
+// maxAge spreads --max-age by up to a quarter either way, so that those who
+// came together don't leave together.
+func (s *shard) maxAge(r connRef) uint32 {
+	age := uint64(ticks(s.g.cfg.MaxAge))
+	h := (uint64(r.index)*0x9e3779b97f4a7c15 ^ uint64(r.gen)*0xbf58476d1ce4e5b9) >> 40
+	return uint32(age*3/4 + age/2*(h&0xffff)>>16)
+}
+
+// sweepSlow looks at those whose sockets filled: three sweeps in a row too far
+// behind and not catching up, or nothing taken for the slow timeout, and they
+// are cut. Progress is judged, not size: who resumes a long way back is behind,
+// but not slow.
+func (s *shard) sweepSlow() {
+	kept := s.lagging[:0]
+	for _, l := range s.lagging {
+		c := s.slots.get(l.connRef)
+		if c == nil {
+			continue
+		}
+		if c.flags&flagBlocked == 0 {
+			c.flags &^= flagLagging
+			c.strikes = 0
+			continue
+		}
+		lag, was := s.lag(c), l.lag
+		l.lag = lag
+		kept = append(kept, l)
+		switch {
+		case c.state != stateOpen:
+		case s.now-c.wroteAt >= ticks(s.g.cfg.SlowTimeout):
+			s.cut(l.connRef, c, "takes nothing")
+		case lag <= uint32(s.g.cfg.SendQueue) || lag < was:
+			c.strikes = 0
+		default:
+			s.g.count.SlowStrikes.Add(1)
+			if c.strikes++; c.strikes >= slowStrikes {
+				s.cut(l.connRef, c, "too many messages behind")
+			}
+		}
+	}
+	clear(s.lagging[len(kept):])
+	s.lagging = kept
+}
+
+// lag is how many messages a connection is behind, all channels together.
+func (s *shard) lag(c *slot) uint32 {
+	sum := uint32(0)
+	for _, n := range c.subs {
+		sc := s.chans[n.chanID]
+		next, _ := sc.ch.Head()
+		sum += sc.At(n.member()).Lag(next)
+	}
+	return sum
+}
+
+// bye tells a connection to come back later, or elsewhere.
+func (s *shard) bye(r connRef, c *slot, retryMs int) {
+	c.flags |= flagDrained
+	s.g.count.Drained.Add(1)
+	s.gaps = wire.AppendBye(s.gaps[:0], closeRestart, retryMs)
+	if !s.send(r, c, s.gaps) {
+		return
+	}
+	if c.state == stateOpen {
+		s.fail(r, c, closeRestart, "going away")
+	}
+}
