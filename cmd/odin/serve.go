@@ -1,0 +1,281 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/odin-ws/odin/capacity"
+	"github.com/odin-ws/odin/gateway"
+	"github.com/odin-ws/odin/gateway/broker/jetstream"
+	"github.com/odin-ws/odin/internal/market"
+)
+
+// shutdownGrace is what shutdown may take beyond --drain.
+const shutdownGrace = 5 * time.Second
+
+func newServe(environ []string) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Run the gateway",
+		Long: `Serve runs the gateway: WebSocket clients on --addr, publishers on --admin-addr,
+and between them a JetStream stream, in this process or at --nats-url.
+
+It works out from the memory limit and the descriptor limit how many connections
+it can hold, logs the sum, and admits no more. GOMEMLIMIT follows from it unless
+the environment sets it.
+
+SIGTERM or SIGINT drains: clients are told when to come back, over --drain; all
+ends within 5 s more. A second signal ends the process at once.
+
+Every flag can be given as ODIN_… in the environment or in --config FILE; see
+'odin config print'. An ODIN_… name or key that is no setting is refused.`,
+		Example: `  odin serve
+  odin serve --demo
+  odin serve --addr :9000 --max-connections 10000 --data-dir /srv/odin
+  odin serve --nats-url nats://a:4222,nats://b:4222 --config odin.yaml`,
+		Args: nArgs(0, 0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := checkEnv(cmd.Root(), environ); err != nil {
+				return err
+			}
+			l, err := loadSettings(cmd.Flags(), environ)
+			if err != nil {
+				return err
+			}
+			return serve(cmd.Context(), l, environ, cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
+	}
+	addServeFlags(cmd)
+	return cmd
+}
+
+// serve runs a gateway until ctx ends or it fails.
+func serve(ctx context.Context, l *loaded, environ []string, stdout, stderr io.Writer) error {
+	log := newLogger(l, stderr)
+	slog.SetDefault(log) // for libraries that log by themselves
+
+	sum, err := l.capacity(log)
+	if err != nil {
+		return err
+	}
+	log.Info(sum.Sentence())
+	log.Info(sum.BoundSentence())
+	if _, set := lookupEnv(environ, "GOMEMLIMIT"); !set {
+		kernel := min(capacity.KernelPerConnection, sum.BytesPerConnection)
+		debug.SetMemoryLimit(capacity.GoMemLimit(sum.Limit.Bytes, sum.Max, kernel, sum.Backlog))
+	}
+	shards := int(l.Shards)
+	if shards == 0 {
+		shards = runtime.GOMAXPROCS(0)
+	}
+	runtime.GOMAXPROCS(shards + 2) // a poller's wait holds a P until sysmon takes it back
+
+	dir, temporary, err := l.dataDir(environ)
+	if err != nil {
+		return err
+	}
+	if temporary {
+		defer func() { _ = os.RemoveAll(dir) }()
+	}
+	cfg := l.gatewayConfig(sum.Max, shards, log)
+	b, err := jetstream.New(jetstream.Config{
+		URL: string(l.NATSURL), DataDir: dir, Listen: string(l.NATSListen), ConfigFile: string(l.NATSConfig),
+		Retention: int64(l.Retention), MaxPayload: cfg.MaxPublish, Name: string(l.Node), Log: log,
+	})
+	if err != nil {
+		return err
+	}
+	cfg.Broker = b
+	gw, err := gateway.New(cfg)
+	if err != nil {
+		return errors.Join(err, b.Close())
+	}
+	if err := gw.Start(); err != nil {
+		return errors.Join(err, b.Close())
+	}
+	log.Info("Odin is up", "version", readBuildInfo().Version, "addr", gw.Addr(), "admin", gw.AdminAddr(),
+		"shards", shards, "stream", streamPlace(l, dir))
+	log.Info("No token key is configured: whoever reaches the public port may read, and whoever reaches the admin port may publish")
+
+	feed := func() {}
+	if l.Demo {
+		feed = startDemo(b, gw, log, stdout)
+	}
+	select {
+	case <-ctx.Done():
+		log.Info("Draining", "for", time.Duration(l.Drain))
+	case <-gw.Done():
+		err = fmt.Errorf("the gateway failed: %w", gw.Err())
+	}
+	feed()
+	end, cancel := context.WithTimeout(context.Background(), time.Duration(l.Drain)+shutdownGrace)
+	defer cancel()
+	if bad := gw.Shutdown(end); bad != nil {
+		return errors.Join(err, fmt.Errorf("shutdown: %w", bad))
+	}
+	if err == nil {
+		log.Info("Stopped")
+	}
+	return err
+}
+
+func newLogger(l *loaded, out io.Writer) *slog.Logger {
+	var level slog.Level
+	_ = level.UnmarshalText([]byte(l.LogLevel.word)) // a choice of its names
+	opts := &slog.HandlerOptions{Level: level}
+	if l.LogFormat.word == "json" {
+		return slog.New(slog.NewJSONHandler(out, opts))
+	}
+	return slog.New(slog.NewTextHandler(out, opts))
+}
+
+// capacity works out how many connections this process may hold.
+func (l *loaded) capacity(log *slog.Logger) (capacity.Result, error) {
+	descriptors, err := capacity.Descriptors()
+	if err != nil {
+		log.Warn("The descriptor limit could not be raised", "err", err, "limit", descriptors)
+	}
+	limit := capacity.Limit{Bytes: int64(l.MemoryLimit), Source: l.origin["memory_limit"]}
+	if l.MemoryLimit == 0 {
+		if limit, err = capacity.DetectLimit(os.DirFS("/")); err != nil {
+			return capacity.Result{}, hinted{err, "Set the limit with --memory-limit."}
+		}
+	}
+	profile, err := capacity.ParseProfile(l.CapacityProfile.word)
+	if err != nil {
+		return capacity.Result{}, usageError{err}
+	}
+	r, err := capacity.Compute(capacity.Input{
+		Limit: limit, Profile: profile, BytesPerConnection: int64(l.BytesPerConnection),
+		RuntimeOverhead: int64(l.RuntimeOverhead), Backlog: int64(l.Backlog), Replay: int(l.Replay),
+		Descriptors: descriptors, Configured: int(l.MaxConnections),
+	})
+	if err != nil {
+		return r, usageError{err}
+	}
+	return r, nil
+}
+
+// gatewayConfig is gateway.DefaultConfig with the settings in it.
+func (l *loaded) gatewayConfig(maxConnections, shards int, log *slog.Logger) gateway.Config {
+	c := gateway.DefaultConfig()
+	c.Addr, c.AdminAddr = string(l.Addr), string(l.AdminAddr)
+	c.Shards, c.MaxConnections, c.MaxHandshakes = shards, maxConnections, int(l.MaxHandshakes)
+	c.MaxMessage, c.MaxSubscriptions = int(l.MaxMessage), int(l.MaxSubscriptions)
+	c.MaxChannels, c.Replay = int(l.MaxChannels), int(l.Replay)
+	c.BufferBudget = max(c.BufferBudget, 4*int64(l.MaxMessage)) // a few of the longest at once
+	c.SendQueue, c.SlowTimeout = int(l.SendQueue), time.Duration(l.SlowTimeout)
+	c.RateBurst, c.RatePerSec = int(l.RateBurst), int(l.RatePerSec)
+	c.Ping, c.MaxAge, c.Drain = time.Duration(l.Ping), time.Duration(l.MaxAge), time.Duration(l.Drain)
+	c.AllowOrigin = l.AllowOrigin.items
+	c.TrustedProxies = make([]netip.Prefix, 0, len(l.TrustedProxy.items))
+	for _, item := range l.TrustedProxy.items {
+		if p, err := parsePrefix(item); err == nil { // it was checked by Set
+			c.TrustedProxies = append(c.TrustedProxies, p)
+		}
+	}
+	c.Echo, c.Node, c.Log = bool(l.Echo), string(l.Node), log
+	return c
+}
+
+// dataDir is where the embedded stream is kept; "" with --nats-url. A temporary
+// one is the caller's to remove.
+func (l *loaded) dataDir(environ []string) (dir string, temporary bool, err error) {
+	getenv := func(name string) string {
+		text, _ := lookupEnv(environ, name)
+		return text
+	}
+	switch {
+	case l.NATSURL != "":
+		return "", false, nil
+	case l.DataDir != "":
+		return string(l.DataDir), false, nil
+	case bool(l.Demo):
+		dir, err = os.MkdirTemp("", "odin-demo-")
+		return dir, true, err
+	case getenv("STATE_DIRECTORY") != "": // systemd's StateDirectory=
+		first, _, _ := strings.Cut(getenv("STATE_DIRECTORY"), ":")
+		return first, false, nil
+	case os.Getuid() == 0:
+		return "/var/lib/odin", false, nil
+	case filepath.IsAbs(getenv("XDG_STATE_HOME")):
+		return filepath.Join(getenv("XDG_STATE_HOME"), "odin"), false, nil
+	case filepath.IsAbs(getenv("HOME")):
+		return filepath.Join(getenv("HOME"), ".local", "state", "odin"), false, nil
+	}
+	return "", false, usagef("no place for the stream's data: set --data-dir")
+}
+
+func streamPlace(l *loaded, dir string) string {
+	if l.NATSURL != "" {
+		return redactURL(string(l.NATSURL))
+	}
+	return dir
+}
+
+// The demo's market.
+const (
+	demoSymbols = 100
+	demoRate    = 1000
+)
+
+// startDemo feeds a synthetic market into b and says where it can be seen. The
+// function it returns ends it.
+func startDemo(b batchPublisher, gw *gateway.Gateway, log *slog.Logger, stdout io.Writer) (stop func()) {
+	host := dialable(gw.Addr())
+	fmt.Fprintf(stdout, `
+A synthetic market of %d symbols, %d events a second, is running:
+
+  watch it    odin tail --url ws://%s/ws 'trade.*'
+  connect     ws://%s/ws
+              {"op":"sub","id":1,"ch":["trade.*"]}
+  look inside http://%s/stats
+  publish     odin publish --admin-addr %s demo.hello '{"text":"hi"}'
+
+`, demoSymbols, demoRate, host, host, host, dialable(gw.AdminAddr()))
+
+	s := market.NewSynth(market.SynthConfig{Symbols: demoSymbols, Rate: demoRate, Seed: 1})
+	f := &feeder{
+		next:  func() (market.Event, error) { return s.Next(), nil },
+		to:    &brokerTarget{to: b, name: "the broker"},
+		speed: 1, retry: time.Hour,
+		note: func(text string) { log.Debug("Demo: " + text) },
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := f.run(ctx); err != nil {
+			log.Error("The demo market stopped", "err", err)
+		}
+	}()
+	return func() {
+		cancel()
+		<-done
+	}
+}
+
+// dialable is a listener's address as something to connect to.
+func dialable(addr string) string {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return addr
+	}
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	return net.JoinHostPort(host, port)
+}

@@ -1,0 +1,336 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"reflect"
+	"strings"
+	"time"
+
+	"github.com/knadh/koanf/parsers/yaml"
+	"github.com/knadh/koanf/providers/confmap"
+	"github.com/knadh/koanf/providers/env/v2"
+	"github.com/knadh/koanf/providers/file"
+	"github.com/knadh/koanf/providers/posflag"
+	"github.com/knadh/koanf/v2"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+// serveConfig is all that `odin serve` can be told. The tags are its only
+// description: the flag's name (key and environment name follow from it), the
+// default, and what help and `config print --defaults` say. A blank line here
+// is one in the file.
+type serveConfig struct {
+	Addr      word `flag:"addr" default:":8080" group:"Listeners" usage:"public listener: /ws, /healthz, /readyz, /stats"`
+	AdminAddr word `flag:"admin-addr" default:"127.0.0.1:8081" usage:"admin listener: publish, channels, profiles; nothing guards it, so loopback only"`
+
+	DataDir    word `flag:"data-dir" default:"" group:"Storage" usage:"where the embedded stream is kept; empty: $STATE_DIRECTORY, else /var/lib/odin for root, else $XDG_STATE_HOME/odin or ~/.local/state/odin (with --demo: a temporary one)"`
+	NATSURL    word `flag:"nats-url" default:"" usage:"NATS servers with JetStream to use, e.g. nats://a:4222,nats://b:4222; empty: an embedded server"`
+	NATSListen word `flag:"nats-listen" default:"" usage:"client port of the embedded NATS server, e.g. 127.0.0.1:4222, for publishers that speak NATS; empty: none"`
+	NATSConfig word `flag:"nats-config" default:"" usage:"nats-server configuration file for the embedded server: routes, leaf nodes, accounts, TLS"`
+	Retention  size `flag:"retention" default:"256MiB" usage:"bytes the stream keeps on disk; the oldest messages go first"`
+
+	MemoryLimit        size   `flag:"memory-limit" default:"" group:"Capacity" usage:"memory the formula shares out; empty: the cgroup's limit, else the host's memory"`
+	MaxConnections     count  `flag:"max-connections" default:"0" usage:"connections admitted at once, lowered by what memory and descriptors allow; 0: as many as the formula gives"`
+	CapacityProfile    choice `flag:"capacity-profile" default:"event-loop" of:"event-loop,goroutine" usage:"cost model of the formula: event-loop (this server) or goroutine (the seed's, 180KB each)"`
+	BytesPerConnection size   `flag:"bytes-per-connection" default:"" usage:"memory one connection is reckoned with, kernel included; empty: the profile's"`
+	RuntimeOverhead    size   `flag:"runtime-overhead" default:"" usage:"memory set aside for the process itself; empty: the profile's"`
+	Backlog            size   `flag:"backlog" default:"" usage:"memory for bytes sent and not yet acknowledged, all clients together; empty: an eighth of the limit"`
+	Shards             count  `flag:"shards" default:"0" usage:"event loops; 0: one for each CPU the process may use"`
+	MaxHandshakes      count  `flag:"max-handshakes" default:"1024" usage:"connections not upgraded yet; past it the oldest is answered 408"`
+
+	Replay           count `flag:"replay" default:"100" group:"Channels" usage:"messages each channel keeps in memory for clients that resume"`
+	MaxChannels      count `flag:"max-channels" default:"100000" usage:"channels known at once"`
+	MaxSubscriptions count `flag:"max-subscriptions" default:"1024" usage:"subscriptions of one connection; a wildcard counts its matches"`
+	MaxMessage       size  `flag:"max-message" default:"64KiB" usage:"longest message a client may send (close code 1009)"`
+
+	SendQueue   count `flag:"send-queue" default:"256" group:"Clients" usage:"messages a client may be behind before it counts as slow"`
+	SlowTimeout span  `flag:"slow-timeout" default:"5s" usage:"how long a client with something to read may take no byte"`
+	RateBurst   count `flag:"rate-burst" default:"100" usage:"commands a client may send at once"`
+	RatePerSec  count `flag:"rate-per-sec" default:"10" usage:"commands a second a client may send after the burst"`
+	Ping        span  `flag:"ping" default:"20s" usage:"interval of WebSocket pings; silence for two of them ends the connection (4201)"`
+	MaxAge      span  `flag:"max-age" default:"0s" usage:"close connections after about this long (1012), so that clients spread over new nodes; 0: never"`
+	Drain       span  `flag:"drain" default:"30s" usage:"how long shutdown spreads the goodbyes over"`
+
+	AllowOrigin  list   `flag:"allow-origin" default:"" group:"Access" usage:"browser origins admitted besides the server's own, e.g. https://app.example.com; * admits all"`
+	TrustedProxy list   `flag:"trusted-proxy" default:"" check:"prefix" usage:"address ranges of proxies whose X-Forwarded-For is believed"`
+	Echo         toggle `flag:"echo" default:"false" usage:"serve /echo, which sends every message back, for conformance suites"`
+
+	Node      word   `flag:"node" default:"" group:"Operation" usage:"this node's name to clients; empty: a random one"`
+	LogLevel  choice `flag:"log-level" default:"info" of:"debug,info,warn,error" usage:"least level logged: debug, info, warn or error"`
+	LogFormat choice `flag:"log-format" default:"text" of:"text,json" usage:"format of the log on standard error: text or json"`
+	Demo      toggle `flag:"demo" default:"false" usage:"run a synthetic market inside the process, to look around"`
+}
+
+// setting is one field of a serveConfig.
+type setting struct {
+	flag, def, usage string
+	group            string // set on the first of a group
+	value            pflag.Value
+}
+
+func (s setting) key() string { return keyName(s.flag) }
+func (s setting) env() string { return envName(s.flag) }
+
+// settings lists c's fields in order.
+func (c *serveConfig) settings() []setting {
+	v := reflect.ValueOf(c).Elem()
+	all := make([]setting, v.NumField())
+	for i := range all {
+		tag := v.Type().Field(i).Tag
+		value, ok := v.Field(i).Addr().Interface().(pflag.Value)
+		if !ok {
+			panic("serveConfig." + v.Type().Field(i).Name + " is no setting")
+		}
+		switch value := value.(type) {
+		case *choice:
+			value.of = strings.Split(tag.Get("of"), ",")
+		case *list:
+			if tag.Get("check") == "prefix" {
+				value.check = checkPrefix
+			}
+		}
+		all[i] = setting{
+			flag: tag.Get("flag"), def: tag.Get("default"), usage: tag.Get("usage"),
+			group: tag.Get("group"), value: value,
+		}
+	}
+	return all
+}
+
+// newServeConfig returns the defaults.
+func newServeConfig() *serveConfig {
+	c := new(serveConfig)
+	for _, s := range c.settings() {
+		if err := s.value.Set(s.def); err != nil {
+			panic("default of --" + s.flag + ": " + err.Error())
+		}
+		if l, ok := s.value.(*list); ok {
+			l.given = false
+		}
+	}
+	return c
+}
+
+// addServeFlags gives cmd the flags of serve. What they hold is only read
+// through loadSettings.
+func addServeFlags(cmd *cobra.Command) {
+	fs := cmd.Flags()
+	fs.SortFlags = false
+	for _, s := range newServeConfig().settings() {
+		f := fs.VarPF(s.value, s.flag, "", s.usage)
+		if _, ok := s.value.(*toggle); ok {
+			f.NoOptDefVal = "true"
+		}
+	}
+	fs.String("config", "", "configuration file (YAML); see 'odin config print --defaults'")
+	cmd.Annotations = map[string]string{layered: "yes"}
+}
+
+// loaded is a serveConfig and where each of its values came from, by key.
+type loaded struct {
+	*serveConfig
+	origin map[string]string
+}
+
+// loadSettings puts the layers together: default < file < environment < flag.
+func loadSettings(fs *pflag.FlagSet, environ []string) (*loaded, error) {
+	path := ""
+	if f := fs.Lookup("config"); f != nil {
+		path = f.Value.String()
+		if text, ok := lookupEnv(environ, envName("config")); ok && !f.Changed {
+			path = text
+		}
+	}
+	return loadLayers(path, environ, fs)
+}
+
+// loadLayers is loadSettings with the file's path found ("" for none); fs may
+// be nil.
+func loadLayers(path string, environ []string, fs *pflag.FlagSet) (*loaded, error) {
+	l := &loaded{serveConfig: newServeConfig(), origin: map[string]string{}}
+	all := l.settings()
+	byEnv, byFlag := map[string]setting{}, map[string]setting{}
+	defaults := map[string]any{}
+	for _, s := range all {
+		byEnv[s.env()], byFlag[s.flag] = s, s
+		defaults[s.key()] = s.def
+		l.origin[s.key()] = "default"
+	}
+
+	k := koanf.New(".")
+	if err := k.Load(confmap.Provider(defaults, ""), nil); err != nil {
+		return nil, err
+	}
+	if path != "" {
+		lines, err := loadFile(k, path, all)
+		if err != nil {
+			return nil, err
+		}
+		for key, line := range lines {
+			l.origin[key] = fmt.Sprintf("%s:%d", path, line)
+		}
+	}
+	// An empty variable is one that is not set: compose files and unit files
+	// pass such on. An empty value can be given in the file or by a flag.
+	fromEnv := env.Provider("", env.Opt{
+		Prefix:      envPrefix,
+		EnvironFunc: func() []string { return environ },
+		TransformFunc: func(name, value string) (string, any) {
+			s, ok := byEnv[name]
+			if !ok || value == "" {
+				return "", nil
+			}
+			l.origin[s.key()] = "env " + name
+			return s.key(), value
+		},
+	})
+	if err := k.Load(fromEnv, nil); err != nil {
+		return nil, err
+	}
+	if fs != nil {
+		fromFlags := posflag.ProviderWithFlag(fs, "", nil, func(f *pflag.Flag) (string, any) {
+			s, ok := byFlag[f.Name]
+			if !ok || !f.Changed {
+				return "", nil
+			}
+			l.origin[s.key()] = "flag --" + f.Name
+			return s.key(), f.Value.String()
+		})
+		if err := k.Load(fromFlags, nil); err != nil {
+			return nil, err
+		}
+	}
+
+	for _, s := range all {
+		if err := s.value.Set(asText(k.Get(s.key()))); err != nil {
+			return nil, usagef("%s: %w", l.called(s), err)
+		}
+	}
+	return l, l.validate()
+}
+
+// called is how the user gave a setting, for messages about it.
+func (l *loaded) called(s setting) string {
+	switch from := l.origin[s.key()]; {
+	case strings.HasPrefix(from, "env "):
+		return from[len("env "):]
+	case strings.HasPrefix(from, "flag "), from == "default":
+		return "--" + s.flag
+	default:
+		return from + ": " + s.key()
+	}
+}
+
+// loadFile merges a YAML file into k and returns the line of each key in it.
+func loadFile(k *koanf.Koanf, path string, all []setting) (map[string]int, error) {
+	f := file.Provider(path)
+	b, err := f.ReadBytes()
+	if err != nil {
+		return nil, usagef("configuration file: %w", err)
+	}
+	lines, err := checkYAML(path, b, all)
+	if err != nil {
+		return nil, usageError{err}
+	}
+	if len(lines) == 0 {
+		return nil, nil // empty, or comments alone
+	}
+	if err := k.Load(f, yaml.Parser()); err != nil {
+		return nil, usagef("%s: %w", path, err)
+	}
+	return lines, nil
+}
+
+// asText is a value from the YAML parser as a setting's Set takes it.
+func asText(v any) string {
+	switch v := v.(type) {
+	case nil:
+		return ""
+	case float64:
+		return strings.TrimSuffix(fmt.Sprintf("%f", v), ".000000")
+	case []any:
+		parts := make([]string, len(v))
+		for i, item := range v {
+			parts[i] = asText(item)
+		}
+		return strings.Join(parts, ",")
+	default:
+		return fmt.Sprint(v)
+	}
+}
+
+// validate checks what no single value can know.
+func (l *loaded) validate() error {
+	var errs []error
+	bad := func(flag, format string, args ...any) {
+		for _, s := range l.settings() {
+			if s.flag == flag {
+				errs = append(errs, fmt.Errorf("%s: %s", l.called(s), fmt.Sprintf(format, args...)))
+			}
+		}
+	}
+	for flag, addr := range map[string]word{"addr": l.Addr, "admin-addr": l.AdminAddr, "nats-listen": l.NATSListen} {
+		if flag == "nats-listen" && addr == "" {
+			continue
+		}
+		if _, _, err := net.SplitHostPort(string(addr)); err != nil {
+			bad(flag, "want HOST:PORT or :PORT, not %q", addr)
+		}
+	}
+	if host, _, err := net.SplitHostPort(string(l.AdminAddr)); err == nil && host != "localhost" {
+		if ip := net.ParseIP(host); ip == nil || !ip.IsLoopback() {
+			bad("admin-addr", "%s is no loopback address, and nothing guards the admin port: use 127.0.0.1", l.AdminAddr)
+		}
+	}
+	if l.NATSURL != "" {
+		for _, one := range strings.Split(string(l.NATSURL), ",") {
+			if u, err := url.Parse(strings.TrimSpace(one)); err != nil || u.Host == "" {
+				bad("nats-url", "want nats://HOST:PORT, not %q", redactURL(one))
+			}
+		}
+		if l.NATSListen != "" {
+			bad("nats-listen", "belongs to the embedded server, and --nats-url names another")
+		}
+		if l.NATSConfig != "" {
+			bad("nats-config", "belongs to the embedded server, and --nats-url names another")
+		}
+	}
+	for flag, n := range map[string]count{
+		"max-channels": l.MaxChannels, "max-subscriptions": l.MaxSubscriptions,
+		"send-queue": l.SendQueue, "rate-burst": l.RateBurst, "rate-per-sec": l.RatePerSec,
+		"max-handshakes": l.MaxHandshakes,
+	} {
+		if n < 1 {
+			bad(flag, "want at least 1")
+		}
+	}
+	for flag, n := range map[string]size{"retention": l.Retention, "max-message": l.MaxMessage} {
+		if n < 1 {
+			bad(flag, "want a size")
+		}
+	}
+	for flag, d := range map[string]span{"ping": l.Ping, "slow-timeout": l.SlowTimeout} {
+		if time.Duration(d) < 100*time.Millisecond {
+			bad(flag, "want at least 100ms")
+		}
+	}
+	if len(errs) > 0 {
+		return usageError{errors.Join(errs...)}
+	}
+	return nil
+}
+
+// redactURL hides the password of a URL that is about to be shown.
+func redactURL(text string) string {
+	parts := strings.Split(text, ",")
+	for i, p := range parts {
+		if u, err := url.Parse(strings.TrimSpace(p)); err == nil && u.User != nil {
+			parts[i] = u.Redacted()
+		}
+	}
+	return strings.Join(parts, ",")
+}
