@@ -1,0 +1,210 @@
+package jetstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/odin-ws/odin/gateway/broker"
+)
+
+// Broker is a broker.Broker over NATS JetStream. Make one with New.
+type Broker struct {
+	client // the connection for requests and publishes
+
+	// Static after Start.
+	sink   broker.Sink
+	ctx    context.Context // ends with Close
+	cancel context.CancelFunc
+	done   chan struct{} // closed when the delivery goroutine has ended
+
+	// links tells of both connections' ups and downs.
+	links links
+
+	mu      sync.Mutex
+	started bool // guarded by mu
+	closed  bool // guarded by mu
+
+	// Owned by the delivery goroutine.
+	sub *nats.Conn // the connection for deliveries
+
+	state    atomic.Pointer[broker.State] // all but Head
+	position atomic.Uint64                // State.Head
+	counters struct {
+		delivered, refetched, lost, duplicates, overflows, reconnects atomic.Uint64
+	}
+}
+
+var _ broker.Broker = (*Broker)(nil)
+
+// New checks cfg and returns a Broker. Nothing runs before Start.
+func New(cfg Config) (*Broker, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	b := &Broker{done: make(chan struct{})}
+	b.cfg = cfg
+	b.acks.init()
+	b.ctx, b.cancel = context.WithCancel(context.Background())
+	b.links.changed = make(chan struct{}, 1)
+	b.setState(broker.State{Err: errors.New("not started")})
+	return b, nil
+}
+
+// Start implements broker.Broker. An embedded server is started here and now:
+// an error says what is wrong with its data directory or configuration, and
+// the Broker is then of no further use. A server elsewhere is connected to in
+// the background, for as long as it takes.
+func (b *Broker) Start(sink broker.Sink) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.started || b.closed {
+		return errors.New("jetstream: Start called twice or after Close")
+	}
+	if b.cfg.URL == "" {
+		emb, err := startEmbedded(b.cfg)
+		if err != nil {
+			return fmt.Errorf("jetstream: %w", err)
+		}
+		b.emb = emb
+	}
+	b.started, b.sink = true, sink
+	b.setState(broker.State{Err: errors.New("connecting")})
+	go b.run()
+	return nil
+}
+
+// Publish implements broker.Broker.
+func (b *Broker) Publish(ctx context.Context, p broker.Publication) (broker.Ack, error) {
+	r := b.publish(ctx, []broker.Publication{p})[0]
+	return r.Ack, r.Err
+}
+
+// PublishBatch implements broker.Broker. At most 4096 messages or 16 MiB, over
+// all callers, are under way at a time; a batch beyond that waits its turn.
+func (b *Broker) PublishBatch(ctx context.Context, ps []broker.Publication) []broker.Result {
+	return b.publish(ctx, ps)
+}
+
+// setState publishes s and lets publishes and reads in or keeps them out.
+func (b *Broker) setState(s broker.State) {
+	b.state.Store(&s)
+	if s.Err == nil {
+		b.refuse.Store(nil)
+		return
+	}
+	err := s.Err
+	if !errors.Is(err, broker.ErrFull) {
+		err = fmt.Errorf("%w: %w", broker.ErrDown, err)
+	}
+	b.refuse.Store(&err)
+}
+
+// State implements broker.Broker.
+func (b *Broker) State() broker.State {
+	s := *b.state.Load()
+	s.Head = b.position.Load()
+	return s
+}
+
+// Counters implements broker.Broker.
+func (b *Broker) Counters() broker.Counters {
+	c := &b.counters
+	return broker.Counters{
+		Delivered:  c.delivered.Load(),
+		Refetched:  c.refetched.Load(),
+		Lost:       c.lost.Load(),
+		Duplicates: c.duplicates.Load(),
+		Overflows:  c.overflows.Load(),
+		Reconnects: c.reconnects.Load(),
+	}
+}
+
+// ClientURL is where the embedded server takes clients, "" when it listens
+// nowhere or runs elsewhere.
+func (b *Broker) ClientURL() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.emb == nil {
+		return ""
+	}
+	if srv := b.emb.server(); srv != nil && srv.Addr() != nil {
+		return srv.ClientURL()
+	}
+	return ""
+}
+
+// Close implements broker.Broker. Publishes under way fail with ErrUncertain.
+func (b *Broker) Close() error {
+	b.mu.Lock()
+	started, closed := b.started, b.closed
+	b.closed = true
+	b.mu.Unlock()
+	b.cancel()
+	if !started {
+		return nil
+	}
+	<-b.done
+	if closed {
+		return nil
+	}
+	b.setState(broker.State{Err: errors.New("closed")})
+	b.close()
+	b.lostConn(errors.New("closed"))
+	if b.emb != nil {
+		return b.emb.close()
+	}
+	return nil
+}
+
+// links tells the delivery goroutine that a connection came or went.
+type links struct {
+	changed chan struct{} // one place: a hint to look
+
+	mu     sync.Mutex
+	cancel context.CancelCauseFunc // guarded by mu; ends the session under way
+}
+
+// begin returns a context that ends, with the cause, when a connection breaks.
+func (l *links) begin(parent context.Context) (context.Context, context.CancelCauseFunc) {
+	ctx, cancel := context.WithCancelCause(parent)
+	l.mu.Lock()
+	l.cancel = cancel
+	l.mu.Unlock()
+	return ctx, cancel
+}
+
+func (l *links) down(err error) {
+	l.mu.Lock()
+	cancel := l.cancel
+	l.mu.Unlock()
+	if cancel != nil {
+		cancel(fmt.Errorf("connection lost: %w", err))
+	}
+	l.up()
+}
+
+func (l *links) up() {
+	select {
+	case l.changed <- struct{}{}:
+	default:
+	}
+}
+
+// pause waits for d, a change of a connection, or the end; false at the end.
+func (b *Broker) pause(d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-b.links.changed:
+	case <-b.ctx.Done():
+	}
+	return b.ctx.Err() == nil
+}

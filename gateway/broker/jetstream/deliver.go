@@ -1,0 +1,291 @@
+package jetstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/odin-ws/odin/gateway/broker"
+)
+
+// delivery is the state of the delivery goroutine, which owns all of it.
+//
+// Invariants: sequences handed to the Sink grow by one, or Lost names the step;
+// nothing newer goes out before a hole is filled; nothing of an old life of the
+// stream goes out after Open with a new one.
+type delivery struct {
+	b       *Broker
+	live    chan *nats.Msg // odin.out.> and the advisories; the client library drops when it is full
+	fetched chan *nats.Msg // answers to batched direct gets, one request at a time
+	inbox   string         // prefix of their reply subjects
+	request uint64         // number of the last such request
+
+	epoch    string // of the last Open, "" before the first
+	created  int64  // when that life of the stream began, Unix ns
+	last     uint64 // sequence handed to the Sink last
+	lastTime int64  // its time at the stream, Unix ns
+	heads    heads  // last sequence of each channel
+
+	told     bool // the Sink knows that the broker is down
+	failures int  // first connections that failed
+
+	// The audit's memory.
+	behind    uint64    // stream's last at the audit before, if we were behind it
+	rollback  time.Time // since when the stream's last is less than ours
+	suspect   bool      // a live message had no readable stamp
+	silent    int       // audits in a row that got no answer
+	quietFrom uint64    // last at the tick before
+}
+
+func newDelivery(b *Broker) *delivery {
+	return &delivery{
+		b:       b,
+		live:    make(chan *nats.Msg, b.cfg.Queue),
+		fetched: make(chan *nats.Msg, fetchBatch+16),
+		inbox:   nats.NewInbox() + ".",
+	}
+}
+
+// errNewLife ends a piece of work because the stream was made anew meanwhile;
+// the Sink has had Open for the new life already.
+var errNewLife = errors.New("stream made anew")
+
+// open tells the Sink where deliveries begin or go on.
+func (d *delivery) open(in info) {
+	b := d.b
+	if d.told && d.epoch != "" {
+		b.counters.reconnects.Add(1)
+	}
+	switch d.epoch {
+	case in.epoch:
+		// Go on: what was missed comes next.
+	case "":
+		d.begin(in, in.last)
+	default:
+		// All of the new life is delivered: what was published to it before we
+		// noticed was acked too.
+		b.cfg.Log.Warn("the stream was made anew", "old", d.epoch, "new", in.epoch)
+		d.begin(in, in.first-min(in.first, 1))
+	}
+	d.told, d.silent = false, 0
+	b.setState(broker.State{Connected: true, Epoch: d.epoch})
+	b.sink.Open(d.epoch, d.last)
+	d.behind = in.last
+}
+
+// begin starts a life of the stream after sequence head.
+func (d *delivery) begin(in info, head uint64) {
+	d.epoch, d.created, d.last, d.lastTime = in.epoch, in.created, head, 0
+	d.rollback = time.Time{}
+	d.heads.clear()
+	d.b.life.Store(&life{in.epoch})
+	d.b.head.Store(in.last)
+	d.b.position.Store(head)
+}
+
+// serve delivers until ctx ends or the stream can't be read any more.
+func (d *delivery) serve(ctx context.Context) error {
+	if err := d.catchUp(ctx); err != nil {
+		return err
+	}
+	tick := time.NewTicker(d.b.cfg.Audit)
+	defer tick.Stop()
+	for {
+		var err error
+		select {
+		case m := <-d.live:
+			err = d.take(ctx, m)
+		case <-tick.C:
+			err = d.tick(ctx)
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		if err != nil && !errors.Is(err, errNewLife) {
+			return err
+		}
+	}
+}
+
+// catchUp fetches what the stream had when the session began.
+func (d *delivery) catchUp(ctx context.Context) error {
+	err := d.fill(ctx, d.behind+1)
+	if errors.Is(err, errNewLife) {
+		return nil
+	}
+	return err
+}
+
+// take handles one message of the live channel.
+func (d *delivery) take(ctx context.Context, m *nats.Msg) error {
+	st, ok := readStamp(m)
+	channel, out := strings.CutPrefix(m.Subject, outPrefix)
+	if !out {
+		return d.audit(ctx, true) // an advisory
+	}
+	if !ok || st.subject[min(len(inPrefix), len(st.subject)):] != channel {
+		// Its number will be missing; the next message or the audit shows it.
+		d.suspect = true
+		if len(d.live) == 0 {
+			return d.audit(ctx, true)
+		}
+		return nil
+	}
+	if st.time < d.created {
+		d.b.counters.duplicates.Add(1) // of an earlier life, still in the channel
+		return nil
+	}
+	if st.seq <= d.last && st.time > d.lastTime || st.seq > d.last+1 {
+		// Either another life of the stream or a hole: ask before judging.
+		if err := d.sameLife(ctx); err != nil {
+			if errors.Is(err, errNewLife) {
+				return d.take(ctx, m)
+			}
+			return err
+		}
+	}
+	switch {
+	case st.seq <= d.last:
+		d.b.counters.duplicates.Add(1)
+		return nil
+	case st.seq > d.last+1:
+		if err := d.fill(ctx, st.seq); err != nil {
+			return err
+		}
+		if st.seq <= d.last {
+			return nil // the fetch brought it along
+		}
+	}
+	d.deliver(&broker.Message{Channel: channel, Seq: st.seq, Prev: st.prev, Time: st.time / 1e6, Data: m.Data}, st.time)
+	return nil
+}
+
+// deliver hands the message with sequence last+1 to the Sink.
+func (d *delivery) deliver(m *broker.Message, nanos int64) {
+	d.last, d.lastTime = m.Seq, nanos
+	d.heads.set(m.Channel, m.Seq)
+	d.b.raiseHead(m.Seq)
+	d.b.sink.Message(m)
+	d.b.position.Store(m.Seq)
+	d.b.counters.delivered.Add(1)
+}
+
+// lose tells the Sink that what lies between last and before is gone.
+func (d *delivery) lose(before uint64) {
+	if before <= d.last+1 {
+		return
+	}
+	d.b.counters.lost.Add(before - d.last - 1)
+	d.b.cfg.Log.Warn("messages lost from the stream", "after", d.last, "before", before)
+	after := d.last
+	d.last = before - 1
+	d.heads.clear() // any channel may have had one among them
+	d.b.sink.Lost(after, before)
+	d.b.position.Store(d.last)
+}
+
+// sameLife asks the stream whether it is still the one we know. If it isn't it
+// opens the new one and returns errNewLife.
+func (d *delivery) sameLife(ctx context.Context) error {
+	_, err := d.look(ctx)
+	return err
+}
+
+// look reads the stream's state, makes the stream if it is gone, and opens a
+// new life of it, which is errNewLife.
+func (d *delivery) look(ctx context.Context) (info, error) {
+	in, _, err := d.b.streamInfo(ctx)
+	if isCode(err, codeStreamMissing) {
+		in, err = d.b.ensureStream(ctx)
+	}
+	if err == nil && in.epoch == d.epoch {
+		in, err = d.checkRollback(ctx, in)
+	}
+	if err != nil {
+		return in, err
+	}
+	if in.epoch != d.epoch {
+		d.open(in)
+		return in, errNewLife
+	}
+	return in, nil
+}
+
+// tick is the audit of a silence, and looks after the embedded store.
+func (d *delivery) tick(ctx context.Context) error {
+	if err := d.checkStore(); err != nil {
+		return err
+	}
+	if d.suspect || d.quietFrom == d.last && len(d.live) == 0 {
+		if err := d.audit(ctx, d.suspect); err != nil {
+			return err
+		}
+	}
+	d.quietFrom = d.last
+	return nil
+}
+
+// audit compares the stream with what was delivered. Behind now and at the
+// audit before by the same messages, or told to do it at once, it fetches.
+func (d *delivery) audit(ctx context.Context, now bool) error {
+	in, err := d.look(ctx)
+	if errors.Is(err, errNewLife) {
+		return d.catchUp(ctx)
+	}
+	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil && d.silent < 2 {
+		d.silent++ // a disk that stalls for seconds; whether the server lives is the pings' affair
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	d.silent = 0
+	target := d.behind
+	d.behind = in.last
+	if now {
+		target, d.suspect = in.last, false
+	}
+	return d.fill(ctx, target+1)
+}
+
+// checkRollback notices a stream that lost its end: restored from a backup, or
+// after a power cut. Its creation time is the same, but its numbers are given
+// out again, so it gets a new epoch.
+func (d *delivery) checkRollback(ctx context.Context, in info) (info, error) {
+	switch {
+	case in.last >= d.last:
+		d.rollback = time.Time{}
+	case d.rollback.IsZero():
+		d.rollback = time.Now()
+	case time.Since(d.rollback) > d.b.cfg.rollbackGrace:
+		d.b.cfg.Log.Error("the stream lost its end", "delivered", d.last, "last", in.last)
+		return d.b.newLife(ctx, d.epoch)
+	}
+	return in, nil
+}
+
+// checkStore looks whether the embedded store takes writes, refuses publishes
+// while it doesn't and tries to repair it. A repair breaks the connections, so
+// the session ends and a new one follows.
+func (d *delivery) checkStore() error {
+	b := d.b
+	if b.emb == nil {
+		return nil
+	}
+	trouble := b.emb.trouble()
+	if trouble == nil {
+		if errors.Is(b.State().Err, broker.ErrFull) {
+			b.setState(broker.State{Connected: true, Epoch: d.epoch})
+		}
+		return nil
+	}
+	err := fmt.Errorf("%w: %w", broker.ErrFull, trouble)
+	if s := b.State(); s.Err == nil || s.Err.Error() != err.Error() {
+		b.cfg.Log.Error("the embedded store takes no writes", "err", trouble)
+		b.setState(broker.State{Epoch: d.epoch, Err: err})
+	}
+	return b.emb.repair()
+}

@@ -1,0 +1,183 @@
+package jetstream
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+)
+
+const (
+	startTimeout   = 30 * time.Second // a large store is read at start
+	restartPause   = 5 * time.Second  // between attempts to get a broken store back
+	restartSpace   = 8 << 20          // free bytes below which an attempt is not made
+	embeddedMemory = 32 << 20         // JetStream's own memory store, which Odin doesn't use
+)
+
+// embedded is the nats-server in this process. It survives its server: a store
+// that had a write error (a full disk) refuses everything until it is opened
+// anew, so repair shuts the server down and starts another over the same files.
+type embedded struct {
+	// Static after construction.
+	cfg  Config
+	log  *serverLog
+	lock *os.File // the flock on DataDir
+
+	mu          sync.Mutex
+	srv         *server.Server // guarded by mu; nil while repairing
+	user, pass  string         // guarded by mu; how the in-process client logs in, "" for no need
+	lastRestart time.Time      // owned by the delivery goroutine
+}
+
+// startEmbedded locks the data directory and starts a server over it.
+func startEmbedded(cfg Config) (*embedded, error) {
+	lock, err := lockDir(cfg.DataDir)
+	if err != nil {
+		return nil, err
+	}
+	e := &embedded{cfg: cfg, log: &serverLog{log: cfg.Log}, lock: lock}
+	if err := e.start(); err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
+	return e, nil
+}
+
+// lockDir makes dir if need be and takes the lock that keeps a second process
+// out of it. The kernel drops the lock when the process ends, however it ends.
+func lockDir(dir string) (*os.File, error) {
+	const hint = "choose another with --data-dir"
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("can't make the data directory: %w; %s or make it writable for user %d", err, hint, os.Getuid())
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "odin.lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("can't write to the data directory: %w; %s or make it writable for user %d", err, hint, os.Getuid())
+	}
+	err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	if errors.Is(err, syscall.EWOULDBLOCK) {
+		err = fmt.Errorf("the data directory %s is in use by another odin process; stop that one or %s", dir, hint)
+	} else if err != nil {
+		err = fmt.Errorf("can't lock %s: %w; %s, on a local file system", f.Name(), err, hint)
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// start starts a server and makes it the current one.
+func (e *embedded) start() error {
+	opts, user, pass, err := e.cfg.serverOptions()
+	if err != nil {
+		return err
+	}
+	srv, err := server.NewServer(opts)
+	if err != nil {
+		return fmt.Errorf("embedded nats-server: %w", err)
+	}
+	e.log.forget()
+	srv.SetLogger(e.log, false, false)
+	srv.Start()
+	ready, why := false, ""
+	for end := time.Now().Add(startTimeout); !ready && why == "" && time.Now().Before(end); {
+		ready = srv.ReadyForConnections(100 * time.Millisecond)
+		why = e.log.lastFatal()
+	}
+	if !ready || why != "" || !srv.JetStreamEnabled() {
+		if why == "" {
+			why = fmt.Sprintf("not ready within %v", startTimeout)
+		}
+		srv.Shutdown()
+		srv.WaitForShutdown()
+		return fmt.Errorf("embedded nats-server over %s didn't start: %s; check the directory's owner and free space, or choose another with --data-dir", e.cfg.DataDir, why)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.srv, e.user, e.pass = srv, user, pass
+	return nil
+}
+
+// InProcessConn implements nats.InProcessConnProvider for whichever server is
+// the current one.
+func (e *embedded) InProcessConn() (net.Conn, error) {
+	srv := e.server()
+	if srv == nil {
+		return nil, errors.New("embedded nats-server is restarting")
+	}
+	return srv.InProcessConn()
+}
+
+func (e *embedded) login() (user, pass string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.user, e.pass
+}
+
+func (e *embedded) server() *server.Server {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.srv
+}
+
+// peers is how many servers could hold a replica.
+func (e *embedded) peers() int {
+	if srv := e.server(); srv != nil && srv.JetStreamIsClustered() {
+		return max(1, len(srv.JetStreamClusterPeers()))
+	}
+	return 1
+}
+
+// trouble says why the store takes no writes, nil when it does.
+func (e *embedded) trouble() error {
+	srv := e.server()
+	if srv == nil {
+		return errors.New("embedded nats-server is not running")
+	}
+	if !srv.JetStreamEnabled() {
+		return errors.New("embedded JetStream was disabled, as it is when the disk is full")
+	}
+	if h := srv.Healthz(&server.HealthzOptions{}); h.Error != "" && srv.JetStreamEnabled() && !srv.JetStreamIsClustered() {
+		return errors.New(h.Error)
+	}
+	return nil
+}
+
+// repair replaces a server in trouble by a new one, if there is space to write
+// and the last attempt is long enough ago. Publishers' connections see a
+// disconnect and come back. It blocks for the restart.
+func (e *embedded) repair() error {
+	if time.Since(e.lastRestart) < restartPause {
+		return nil
+	}
+	e.lastRestart = time.Now()
+	var fs syscall.Statfs_t
+	if err := syscall.Statfs(e.cfg.DataDir, &fs); err == nil && fs.Bavail*uint64(fs.Bsize) < restartSpace {
+		return nil
+	}
+	e.cfg.Log.Warn("restarting the embedded nats-server to get its store back")
+	e.shutdown()
+	return e.start()
+}
+
+func (e *embedded) shutdown() {
+	e.mu.Lock()
+	srv := e.srv
+	e.srv = nil
+	e.mu.Unlock()
+	if srv != nil {
+		srv.Shutdown()
+		srv.WaitForShutdown()
+	}
+}
+
+// close stops the server, waits for it and gives the directory free.
+func (e *embedded) close() error {
+	e.shutdown()
+	return e.lock.Close()
+}

@@ -1,0 +1,100 @@
+package jetstream
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nuid"
+)
+
+// The embedded server's own queues. They are terms of the memory formula: at
+// most this much waits for each of the node's connections and for the store.
+const (
+	serverMaxPending = 16 << 20 // bytes waiting for one client before it is cut
+	streamQueueMsgs  = 16384    // messages waiting for the store before they are refused
+	streamQueueBytes = 32 << 20
+	headerRoom       = 16 << 10 // bytes of headers on top of MaxPayload
+)
+
+// serverOptions is the embedded server's configuration, and the login the
+// in-process client needs when ConfigFile has users.
+func (c Config) serverOptions() (opts *server.Options, user, pass string, err error) {
+	opts = &server.Options{Port: -1}
+	hasPort := false
+	if c.ConfigFile != "" {
+		if opts, err = server.ProcessConfigFile(c.ConfigFile); err != nil {
+			return nil, "", "", fmt.Errorf("nats-server configuration: %w", err)
+		}
+		hasPort = opts.Port != 0 || opts.Host != ""
+	}
+	opts.NoSigs, opts.NoLog, opts.LogFile = true, true, ""
+	opts.DontListen = !hasPort
+	if c.Listen != "" {
+		host, port, err := net.SplitHostPort(c.Listen)
+		if err != nil {
+			return nil, "", "", fmt.Errorf("NATS listen address: %w", err)
+		}
+		opts.Host = host
+		if opts.Port, err = strconv.Atoi(port); err != nil {
+			return nil, "", "", fmt.Errorf("NATS listen address %q: the port isn't a number", c.Listen)
+		}
+		if opts.Port == 0 {
+			opts.Port = server.RANDOM_PORT
+		}
+		opts.DontListen = false
+	}
+	opts.JetStream = true
+	orDefault(&opts.ServerName, "odin-"+c.Name)
+	orDefault(&opts.StoreDir, c.DataDir)
+	orDefault(&opts.MaxPayload, int32(c.MaxPayload+headerRoom))
+	orDefault(&opts.MaxPending, serverMaxPending)
+	orDefault(&opts.WriteDeadline, 10*time.Second)
+	orDefault(&opts.StreamMaxBufferedMsgs, streamQueueMsgs)
+	orDefault(&opts.StreamMaxBufferedSize, streamQueueBytes)
+	if c.ConfigFile == "" {
+		// A fixed figure, not what the disk has free now: the reservation must not
+		// fail on a disk that is nearly full because it holds our own stream.
+		opts.JetStreamMaxStore = c.Retention + max(c.Retention/4, 64<<20)
+		opts.JetStreamMaxMemory = embeddedMemory
+	}
+	user, pass, err = c.login(opts)
+	return opts, user, pass, err
+}
+
+// login adds a user of our own where opts would not let an anonymous client in.
+func (c Config) login(opts *server.Options) (user, pass string, err error) {
+	switch {
+	case len(opts.TrustedOperators) > 0 || opts.Authorization != "":
+		return "", "", errors.New("nats-server configuration: operators and tokens don't work with the embedded server; use users, or run nats-server itself and name it with --nats-url")
+	case opts.NoAuthUser != "":
+		return "", "", nil
+	case opts.Username != "":
+		opts.Users = append(opts.Users, &server.User{Username: opts.Username, Password: opts.Password})
+		opts.Username, opts.Password = "", ""
+	case len(opts.Users) == 0 && len(opts.Nkeys) == 0:
+		return "", "", nil
+	}
+	own := &server.User{Username: "odin-" + nuid.Next(), Password: nuid.Next() + nuid.Next()}
+	var named []*server.Account
+	for _, a := range opts.Accounts {
+		if a.Name == c.Account {
+			named = []*server.Account{a}
+			break
+		}
+		if a.Name != opts.SystemAccount && a.Name != server.DEFAULT_SYSTEM_ACCOUNT {
+			named = append(named, a)
+		}
+	}
+	switch {
+	case len(named) == 1:
+		own.Account = named[0]
+	case len(named) > 1:
+		return "", "", errors.New("nats-server configuration names several accounts: say which one holds the stream")
+	}
+	opts.Users = append(opts.Users, own)
+	return own.Username, own.Password, nil
+}

@@ -1,0 +1,103 @@
+package jetstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/odin-ws/odin/gateway/broker"
+)
+
+// getRequest is the request of direct get and of STREAM.MSG.GET.
+type getRequest struct {
+	Seq       uint64   `json:"seq,omitempty"`
+	NextFor   string   `json:"next_by_subj,omitempty"`
+	LastFor   string   `json:"last_by_subj,omitempty"`
+	Batch     int      `json:"batch,omitempty"`     // direct get only
+	MaxBytes  int      `json:"max_bytes,omitempty"` // direct get only
+	MultiLast []string `json:"multi_last,omitempty"`
+	UpToSeq   uint64   `json:"up_to_seq,omitempty"`
+	NoHeaders bool     `json:"no_hdr,omitempty"`
+}
+
+const directGet = "$JS.API.DIRECT.GET." + streamName
+
+// get finds one stored message: by direct get from any replica, and from the
+// stream's leader if that finds none (the replica may be behind) or answers
+// with headers that can't be trusted.
+func (c *client) get(ctx context.Context, req getRequest) (broker.Message, error) {
+	if err := c.refusal(); err != nil && !errors.Is(err, broker.ErrFull) {
+		return broker.Message{}, err
+	}
+	m, err := c.request(ctx, directGet, req)
+	if err != nil {
+		return broker.Message{}, unanswered(err)
+	}
+	if msg, _, ok := stored(m); ok {
+		return msg, nil
+	}
+	msg, err := c.leaderGet(ctx, req)
+	if err != nil {
+		return broker.Message{}, unanswered(err)
+	}
+	return msg, nil
+}
+
+// stored reads a direct get answer. Stored messages carry no prev.
+func stored(m *nats.Msg) (msg broker.Message, st stamp, ok bool) {
+	if st, ok = readStamp(m); !ok {
+		return msg, st, false
+	}
+	channel, ok := strings.CutPrefix(st.subject, inPrefix)
+	return broker.Message{Channel: channel, Seq: st.seq, Time: st.time / 1e6, Data: m.Data}, st, ok
+}
+
+// leaderGet asks the stream's leader, whose answer is slower but authoritative,
+// and written by the server alone. ErrNotFound means that it isn't stored.
+func (c *client) leaderGet(ctx context.Context, req getRequest) (broker.Message, error) {
+	var resp struct {
+		Message struct {
+			Subject string    `json:"subject"`
+			Seq     uint64    `json:"seq"`
+			Data    []byte    `json:"data"`
+			Time    time.Time `json:"time"`
+		} `json:"message"`
+	}
+	err := c.api(ctx, "STREAM.MSG.GET."+streamName, req, &resp)
+	var e *apiError
+	switch {
+	case errors.As(err, &e) && e.ErrCode == codeNoMessage:
+		return broker.Message{}, broker.ErrNotFound
+	case err != nil:
+		return broker.Message{}, err
+	}
+	m := resp.Message
+	return broker.Message{
+		Channel: strings.TrimPrefix(m.Subject, inPrefix),
+		Seq:     m.Seq,
+		Time:    m.Time.UnixMilli(),
+		Data:    m.Data,
+	}, nil
+}
+
+// Last implements broker.Broker.
+func (b *Broker) Last(ctx context.Context, channel string) (broker.Message, error) {
+	m, err := b.get(ctx, getRequest{LastFor: inPrefix + channel})
+	if err != nil {
+		return m, fmt.Errorf("last of %s: %w", channel, err)
+	}
+	return m, nil
+}
+
+// Get implements broker.Broker.
+func (b *Broker) Get(ctx context.Context, channel string, from uint64) (broker.Message, error) {
+	m, err := b.get(ctx, getRequest{Seq: max(from, 1), NextFor: inPrefix + channel})
+	if err != nil {
+		return m, fmt.Errorf("%s from %d: %w", channel, from, err)
+	}
+	return m, nil
+}
