@@ -18,17 +18,20 @@ var quietLog = log.New(io.Discard, "", 0)
 // startAdmin serves the admin port.
 func (g *Gateway) startAdmin() {
 	mux := http.NewServeMux()
-	mux.HandleFunc("POST /v1/publish", g.handlePublish)
-	mux.HandleFunc("POST /v1/publish/batch", g.handlePublishBatch)
-	mux.HandleFunc("GET /v1/channels", g.handleChannels)
-	mux.HandleFunc("GET /stats", g.plain.stats)
-	mux.HandleFunc("GET /healthz", g.plain.healthz)
-	mux.HandleFunc("GET /readyz", g.plain.readyz)
+	mux.HandleFunc("/v1/publish", only(http.MethodPost, g.handlePublish))
+	mux.HandleFunc("/v1/publish/batch", only(http.MethodPost, g.handlePublishBatch))
+	mux.HandleFunc("/v1/channels", only(http.MethodGet, g.handleChannels))
+	mux.HandleFunc("/stats", only(http.MethodGet, g.plain.stats))
+	mux.HandleFunc("/healthz", only(http.MethodGet, g.plain.healthz))
+	mux.HandleFunc("/readyz", only(http.MethodGet, g.plain.readyz))
 	mux.HandleFunc("/debug/pprof/", pprof.Index)
 	mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
 	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
 	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
+		writeError(w, http.StatusNotFound, "not_found", "there is nothing here; docs/protocol.md lists the paths", 0)
+	})
 	g.admin = &http.Server{
 		Handler:           g.guardAdmin(mux),
 		ReadHeaderTimeout: 10 * time.Second,
@@ -53,11 +56,26 @@ func (g *Gateway) stopAdmin() {
 	}
 }
 
+// only serves one method (and HEAD with GET), and answers others as the rest of
+// the errors are: the ServeMux's own 405 is for people only.
+func only(method string, h http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != method && (method != http.MethodGet || r.Method != http.MethodHead) {
+			w.Header().Set("Allow", method)
+			writeError(w, http.StatusMethodNotAllowed, "method_not_allowed", "this path is for "+method, 0)
+			return
+		}
+		h(w, r)
+	}
+}
+
 // guardAdmin keeps web pages in a browser on this machine from publishing: a
 // foreign Host is DNS rebinding, a foreign Origin another site's page.
 func (g *Gateway) guardAdmin(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if origin := r.Header.Get("Origin"); origin != "" && origin != "http://"+r.Host || !loopback(hostPort(r.Host)) {
+		origins := r.Header["Origin"]
+		ours := len(origins) == 0 || len(origins) == 1 && origins[0] == "http://"+r.Host
+		if !ours || !loopback(hostPort(r.Host)) {
 			writeError(w, http.StatusForbidden, "forbidden", "the admin port answers this machine only, and no web page of another site", 0)
 			return
 		}

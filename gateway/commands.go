@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/odin-ws/odin/gateway/broker"
+	"github.com/odin-ws/odin/gateway/channel"
 	"github.com/odin-ws/odin/gateway/wire"
 )
 
@@ -56,7 +57,7 @@ func (s *shard) dispatch(r connRef, c *slot, cmd *wire.Command) {
 			s.refuseCommand(r, c, cmd.ID, "bad_request", `mode "latest" is not served by this version`)
 			return
 		}
-		if missing := s.unknown(cmd); len(missing) > 0 {
+		if missing := s.unknown(c, cmd); len(missing) > 0 {
 			s.lookUpInPool(r, c, cmd, missing)
 			return
 		}
@@ -133,13 +134,27 @@ func (s *shard) overRate(r connRef, c *slot, payload []byte) {
 	s.send(r, c, s.wbuf)
 }
 
-// unknown returns the channels of a subscribe that this node has not heard of:
-// the broker is asked where they stand.
-func (s *shard) unknown(cmd *wire.Command) (names []string) {
+// unknown returns the channels of a subscribe that this node has not heard of,
+// no more than the connection has room for: the broker is asked where they
+// stand.
+func (s *shard) unknown(c *slot, cmd *wire.Command) (names []string) {
+	room := s.g.cfg.MaxSubscriptions - s.subCount(c)
+	var seen map[string]struct{}
 	for _, name := range cmd.Ch {
-		if wire.ValidChannel(name) && s.g.hub.Lookup(name) == nil {
-			names = append(names, name)
+		if len(names) >= room {
+			break
 		}
+		if !wire.ValidChannel(name) || s.g.hub.Lookup(name) != nil {
+			continue
+		}
+		if _, twice := seen[name]; twice {
+			continue
+		}
+		if seen == nil {
+			seen = make(map[string]struct{})
+		}
+		seen[name] = struct{}{}
+		names = append(names, name)
 	}
 	return names
 }
@@ -152,7 +167,7 @@ func (s *shard) parseInPool(r connRef, c *slot, payload []byte) {
 		return
 	}
 	copy(held, payload)
-	s.work(r, c, func() func(*shard, *slot) {
+	s.work(r, c, wire.ID{}, func() func(*shard, *slot) {
 		defer s.g.pool.Put(held)
 		cmd := new(wire.Command)
 		if cerr := wire.ParseCommand(held, cmd); cerr != nil {
@@ -167,7 +182,34 @@ func (s *shard) parseInPool(r connRef, c *slot, payload []byte) {
 func (s *shard) lookUpInPool(r connRef, c *slot, cmd *wire.Command, missing []string) {
 	own := *cmd // cmd is the shard's scratch
 	g := s.g
-	s.work(r, c, func() func(*shard, *slot) {
+	if len(missing) == 1 {
+		// Thousands may ask for a new channel at once: one asks the broker.
+		name := missing[0]
+		waiting, under := s.lookups[name]
+		s.lookups[name] = append(waiting, lookup{r, &own})
+		c.flags |= flagBusy
+		if under {
+			return
+		}
+		answer := func(f func(r connRef, c *slot, cmd *wire.Command)) {
+			all := s.lookups[name]
+			delete(s.lookups, name) // first: who is answered may ask again
+			for _, w := range all {
+				s.unbusy(w.connRef, func(c *slot) { f(w.connRef, c, w.cmd) })
+			}
+		}
+		err := g.submit(func() {
+			then := func(r connRef, c *slot, _ *wire.Command) { s.fail(r, c, 1011, "internal error") }
+			defer func() { s.post(func(*shard) { answer(then) }) }() // also after a panic
+			g.learn(missing)
+			then = s.sub
+		})
+		if err != nil {
+			answer(func(r connRef, c *slot, cmd *wire.Command) { s.poolFull(r, c, cmd.ID) })
+		}
+		return
+	}
+	s.work(r, c, own.ID, func() func(*shard, *slot) {
 		g.learn(missing)
 		return func(s *shard, c *slot) { s.sub(r, c, &own) }
 	}, nil)
@@ -192,17 +234,17 @@ func (g *Gateway) learn(names []string) {
 			case errors.Is(err, broker.ErrNotFound):
 			default:
 				g.count.LookupsFailed.Add(1)
-				last = g.hub.Head()
+				last = channel.Unknown
 			}
 		} else {
-			last = g.hub.Head()
+			last = channel.Unknown
 		}
 		// A message this node has not been given yet makes the channel known
 		// when it comes; learning of it early would make it look late then.
-		for last > g.hub.Head() && g.hub.Lookup(name) == nil {
+		for last != channel.Unknown && last > g.hub.Head() && g.hub.Lookup(name) == nil {
 			select {
 			case <-ctx.Done():
-				last = g.hub.Head()
+				last = channel.Unknown
 			case <-time.After(time.Millisecond):
 			}
 		}
@@ -211,9 +253,9 @@ func (g *Gateway) learn(names []string) {
 }
 
 // work runs f in the pool, and what it returns on the shard. Until then the
-// connection's bytes wait. refused, if not nil, runs instead of f when the pool
-// is full.
-func (s *shard) work(r connRef, c *slot, f func() func(*shard, *slot), refused func()) {
+// connection's bytes wait. When the pool is full the command with this id is
+// refused, and refused, if not nil, runs instead of f.
+func (s *shard) work(r connRef, c *slot, id wire.ID, f func() func(*shard, *slot), refused func()) {
 	c.flags |= flagBusy
 	err := s.g.submit(func() {
 		done := func(s *shard, c *slot) {
@@ -221,20 +263,7 @@ func (s *shard) work(r connRef, c *slot, f func() func(*shard, *slot), refused f
 		}
 		// A panic in f is logged by the pool; the connection hears of it here.
 		defer func() {
-			s.post(func(s *shard) {
-				c := s.slots.get(r)
-				if c == nil {
-					return
-				}
-				c.flags &^= flagBusy
-				if c.state != stateOpen {
-					return
-				}
-				done(s, c)
-				if c = s.slots.get(r); c != nil && c.state == stateOpen {
-					s.resume(r, c)
-				}
-			})
+			s.post(func(s *shard) { s.unbusy(r, func(c *slot) { done(s, c) }) })
 		}()
 		done = f()
 	})
@@ -243,8 +272,35 @@ func (s *shard) work(r connRef, c *slot, f func() func(*shard, *slot), refused f
 		if refused != nil {
 			refused()
 		}
-		s.g.count.PoolOverloads.Add(1)
-		s.wbuf = wire.AppendErr(s.wbuf[:0], wire.ID{}, "limit", "the server is busy; repeat the command", retryAfter())
-		s.send(r, c, s.wbuf)
+		s.poolFull(r, c, id)
 	}
+}
+
+// lookup is a subscribe that waits for the broker to say where a channel stands.
+type lookup struct {
+	connRef
+	cmd *wire.Command
+}
+
+// unbusy ends a connection's wait with f, and goes on with its bytes.
+func (s *shard) unbusy(r connRef, f func(*slot)) {
+	c := s.slots.get(r)
+	if c == nil {
+		return
+	}
+	c.flags &^= flagBusy
+	if c.state != stateOpen {
+		return
+	}
+	f(c)
+	if c = s.slots.get(r); c != nil && c.state == stateOpen {
+		s.resume(r, c)
+	}
+}
+
+// poolFull answers a command the pool had no place for.
+func (s *shard) poolFull(r connRef, c *slot, id wire.ID) {
+	s.g.count.PoolOverloads.Add(1)
+	s.wbuf = wire.AppendErr(s.wbuf[:0], id, "limit", "the server is busy; repeat the command", retryAfter())
+	s.send(r, c, s.wbuf)
 }

@@ -5,9 +5,13 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strings"
 
 	"github.com/odin-ws/odin/gateway/channel"
 )
+
+// maxRate bounds the command rate: tokens are counted in tenths, in 32 bits.
+const maxRate = 400_000_000
 
 // check says what is wrong with a configuration, naming the flag to change.
 func (c *Config) check() error {
@@ -47,6 +51,9 @@ func (c *Config) check() error {
 			bad("%s is %d; it must be at least %d", p.flag, p.value, p.min)
 		}
 	}
+	if c.RateBurst > maxRate || c.RatePerSec > maxRate {
+		bad("--rate-burst and --rate-per-sec may be at most %d", maxRate)
+	}
 	if c.MaxMessage > 1<<30 {
 		bad("--max-message is %d; it must be at most 1GiB", c.MaxMessage)
 	}
@@ -62,7 +69,7 @@ func loopback(addr string) bool {
 	if err != nil {
 		return false
 	}
-	if host == "localhost" {
+	if strings.EqualFold(host, "localhost") {
 		return true
 	}
 	ip, err := netip.ParseAddr(host)

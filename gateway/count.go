@@ -35,6 +35,7 @@ type counters struct {
 	Drained            atomic.Uint64 // told to come back later
 	LateTicks          atomic.Uint64 // ticks a busy loop missed
 	PublishRefused     atomic.Uint64 // publications refused before the broker
+	PublishBusy        atomic.Uint64 // requests refused for the bytes under way
 	PublishFailed      atomic.Uint64 // publications the broker did not ack
 	Published          atomic.Uint64
 

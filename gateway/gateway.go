@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/panjf2000/ants/v2"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/odin-ws/odin/bufpool"
 	"github.com/odin-ws/odin/capacity"
@@ -40,16 +41,17 @@ type Gateway struct {
 	maxHeads   int // unfinished handshakes a shard
 	shards     []*shard
 	workers    *ants.Pool
+	publishing *semaphore.Weighted // bytes of publish requests under way
 	plain      *plainServer
 
 	// Static after Start.
 	listener *netpoll.Listener
-	acceptor *netpoll.Acceptor
 	adminLn  net.Listener
 	admin    *http.Server
 	started  time.Time
 
 	// Any goroutine.
+	acceptor atomic.Pointer[netpoll.Acceptor] // nil until it accepts, when others run already
 	count    counters
 	sampler  sampler
 	draining atomic.Bool
@@ -57,11 +59,15 @@ type Gateway struct {
 	tickers  sync.WaitGroup
 	done     chan struct{} // closed when a loop died
 	fatal    atomic.Pointer[error]
-	ended    sync.Once
+	ended    sync.Once // Shutdown
+	stopped  sync.Once // stop
 }
 
 // New checks the configuration and makes a Gateway. Nothing runs or listens yet.
-func New(cfg Config) (*Gateway, error) {
+func New(cfg Config) (*Gateway, error) { return newGateway(cfg, netpoll.New) }
+
+// newGateway is New over any kind of loop.
+func newGateway(cfg Config, newLoop func(netpoll.Config) (netpoll.Loop, error)) (*Gateway, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
@@ -80,6 +86,7 @@ func New(cfg Config) (*Gateway, error) {
 		limits:     wire.Limits{MaxMessage: cfg.MaxMessage, MaxFragments: 1024},
 		echoLimits: wire.Limits{MaxMessage: cfg.MaxMessage, Binary: true},
 		maxHeads:   max(1, cfg.MaxHandshakes/cfg.Shards),
+		publishing: semaphore.NewWeighted(publishMemory),
 		down:       make(chan struct{}),
 		done:       make(chan struct{}),
 	}
@@ -112,7 +119,7 @@ func New(cfg Config) (*Gateway, error) {
 	g.workers = workers
 	g.plain = newPlainServer(g)
 	for i := range cfg.Shards {
-		loop, err := netpoll.New(netpoll.Config{Tick: tick, OnFatal: g.die})
+		loop, err := newLoop(netpoll.Config{Tick: tick, OnFatal: g.die})
 		if err != nil {
 			g.release()
 			return nil, err
@@ -162,11 +169,14 @@ func (g *Gateway) Start() (err error) {
 	g.startAdmin()
 	g.tickers.Add(1)
 	go g.tickHub()
-	g.acceptor, err = netpoll.NewAcceptor(g.listener, netpoll.AcceptorConfig{
+	acceptor, err := netpoll.NewAcceptor(g.listener, netpoll.AcceptorConfig{
 		Accepted: g.place,
 		Refusal:  refuseFull.AppendResponse(nil, 1000),
 		OnFatal:  g.die,
 	})
+	if err == nil {
+		g.acceptor.Store(acceptor)
+	}
 	return err
 }
 
@@ -326,10 +336,12 @@ func (s *shard) drainSlice(left time.Duration) int {
 }
 
 // stop ends everything now.
-func (g *Gateway) stop() {
+func (g *Gateway) stop() { g.stopped.Do(g.stopNow) }
+
+func (g *Gateway) stopNow() {
 	g.draining.Store(true)
-	if g.acceptor != nil {
-		g.acceptor.Close()
+	if a := g.acceptor.Load(); a != nil {
+		a.Close()
 	}
 	g.plain.stop()
 	g.stopAdmin()
@@ -346,6 +358,10 @@ func (g *Gateway) stop() {
 
 // release ends the loops and frees what is left of their connections.
 func (g *Gateway) release() {
+	// First those who wake the loops, then the loops.
+	if err := g.workers.ReleaseTimeout(5 * time.Second); err != nil {
+		g.log.Warn("ending the worker pool", "err", err)
+	}
 	for _, s := range g.shards {
 		s.box.mu.Lock()
 		s.box.closed = true
@@ -358,7 +374,6 @@ func (g *Gateway) release() {
 		}
 		s.closeAll()
 	}
-	g.workers.ReleaseTimeout(5 * time.Second)
 }
 
 // closeAll resets what is left; the loop has ended, so it may run anywhere.

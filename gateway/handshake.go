@@ -12,6 +12,7 @@ import (
 // Refusals the gateway decides; wire decides those of syntax.
 var (
 	refuseNotFound  = &wire.Refusal{Status: http.StatusNotFound, Code: "not_found", Message: "there is nothing here; the WebSocket endpoint is /ws"}
+	refuseMethod    = &wire.Refusal{Status: http.StatusMethodNotAllowed, Code: "method_not_allowed", Message: "this is read with GET", Header: [][2]string{{"Allow", "GET, HEAD"}}}
 	refuseTimeout   = &wire.Refusal{Status: http.StatusRequestTimeout, Code: "timeout", Message: "the request head did not arrive in time"}
 	refuseDisplaced = &wire.Refusal{Status: http.StatusRequestTimeout, Code: "timeout", Message: "too many unfinished handshakes, and this was the oldest"}
 	refuseFull      = &wire.Refusal{Status: http.StatusServiceUnavailable, Code: "at_capacity", Message: "Server at capacity"}
@@ -109,6 +110,11 @@ func (s *shard) headDone(r connRef, c *slot, head, rest []byte) {
 	case req.Path == "/echo" && s.g.cfg.Echo:
 		echo = true
 	case req.Path == "/healthz" || req.Path == "/readyz" || req.Path == "/stats":
+		if req.Method != http.MethodGet && req.Method != http.MethodHead {
+			// Not left to net/http, which would wait for the body, a place taken.
+			s.refuse(r, c, refuseMethod)
+			return
+		}
 		s.handOff(r, c, head, rest)
 		return
 	default:
@@ -195,18 +201,39 @@ func (s *shard) refuse(r connRef, c *slot, ref *wire.Refusal) {
 	s.goodbye(r, c, s.wbuf, uint16(ref.Status))
 }
 
-// dropOldestHead answers 408 to the oldest unfinished handshake.
-func (s *shard) dropOldestHead() {
+// trimHandshakes forgets the oldest as far as they are upgraded or gone.
+func (s *shard) trimHandshakes() {
 	for {
 		r, ok := s.handshakes.peek()
 		if !ok {
 			return
 		}
-		s.handshakes.pop()
 		if c := s.slots.get(r); c != nil && c.state == stateHead {
-			s.refuse(r, c, refuseDisplaced)
 			return
 		}
+		s.handshakes.pop()
+	}
+}
+
+// dropOldestHead answers 408 to the oldest unfinished handshake; it reports
+// false when there is none.
+func (s *shard) dropOldestHead() bool {
+	for {
+		r, ok := s.handshakes.peek()
+		if !ok {
+			return false
+		}
+		s.handshakes.pop()
+		c := s.slots.get(r)
+		if c == nil || c.state != stateHead {
+			continue
+		}
+		// In a storm its head may be waiting in the socket, unread.
+		s.readHead(r, c)
+		if c = s.slots.get(r); c != nil && c.state == stateHead {
+			s.refuse(r, c, refuseDisplaced)
+		}
+		return true
 	}
 }
 

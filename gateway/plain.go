@@ -39,7 +39,7 @@ func newPlainServer(g *Gateway) *plainServer {
 	mux.HandleFunc("/readyz", p.readyz)
 	mux.HandleFunc("/stats", p.stats)
 	p.server = &http.Server{
-		Handler:           getOnly(mux),
+		Handler:           mux,
 		ReadHeaderTimeout: plainTimeout,
 		ReadTimeout:       plainTimeout,
 		WriteTimeout:      plainTimeout,
@@ -133,17 +133,6 @@ func (c *plainConn) Read(b []byte) (int, error) {
 func (c *plainConn) Close() error {
 	c.once.Do(func() { c.active.Add(-1) })
 	return c.Conn.Close()
-}
-
-func getOnly(h http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Method != http.MethodGet && r.Method != http.MethodHead {
-			w.Header().Set("Allow", "GET, HEAD")
-			writeError(w, http.StatusMethodNotAllowed, "method_not_allowed", "this is read with GET", 0)
-			return
-		}
-		h.ServeHTTP(w, r)
-	})
 }
 
 // healthz says whether the loops turn.

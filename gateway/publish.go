@@ -23,7 +23,12 @@ const (
 	publishTimeout = 10 * time.Second
 	// maxBatch and maxBatchBytes bound one batch.
 	maxBatch      = 10_000
-	maxBatchBytes = 32 << 20
+	maxBatchBytes = 8 << 20
+	// publishMemory bounds the bytes of all publish requests under way, and
+	// publishFactor is how many a request costs for each of its own: read,
+	// split, and decoded.
+	publishMemory = 32 << 20
+	publishFactor = 3
 	// batchChunk is how many publications go to the broker at once.
 	batchChunk = 512
 	// maxKey is the longest deduplication key, bytes.
@@ -102,18 +107,34 @@ func (g *Gateway) answer(ack broker.Ack, err error) published {
 	return p
 }
 
+// admitPublish takes a request's share of publishMemory, or answers 503. The
+// caller gives it back with done.
+func (g *Gateway) admitPublish(w http.ResponseWriter, r *http.Request, most int64) (done func(), ok bool) {
+	size := most
+	if r.ContentLength >= 0 {
+		size = min(r.ContentLength, most)
+	}
+	size = publishFactor * (size + 4096)
+	if !g.publishing.TryAcquire(size) {
+		g.count.PublishBusy.Add(1)
+		w.Header().Set("Retry-After", "1")
+		writeError(w, http.StatusServiceUnavailable, "busy", "too many bytes are being published at once; repeat the request", 1000)
+		return nil, false
+	}
+	return func() { g.publishing.Release(size) }, true
+}
+
 // handlePublish stores one message: {"ch","data","key?"} → {"epoch","seq"}.
 func (g *Gateway) handlePublish(w http.ResponseWriter, r *http.Request) {
+	done, ok := g.admitPublish(w, r, int64(g.cfg.MaxPublish)+4096)
+	if !ok {
+		return
+	}
+	defer done()
 	// JSON escapes don't count as payload, so leave room for the envelope.
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, int64(g.cfg.MaxPublish)+4096))
 	if err != nil {
-		status, code := http.StatusBadRequest, "bad_request"
-		var tooBig *http.MaxBytesError
-		if errors.As(err, &tooBig) {
-			status, code = http.StatusRequestEntityTooLarge, "too_large"
-		}
-		g.count.PublishRefused.Add(1)
-		writeError(w, status, code, err.Error(), 0)
+		g.refuseBody(w, err)
 		return
 	}
 	p, refused := g.parsePublication(body)
@@ -121,6 +142,7 @@ func (g *Gateway) handlePublish(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), publishTimeout)
 		defer cancel()
 		res := g.answer(g.broker.Publish(ctx, p))
+		g.await(ctx, res.Seq)
 		refused = &res
 	}
 	if refused.status == http.StatusServiceUnavailable {
@@ -129,9 +151,29 @@ func (g *Gateway) handlePublish(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, refused.status, refused)
 }
 
+// errTooMany is the answer to a batch of more than maxBatch items.
+var errTooMany = fmt.Errorf("more than %d items in one batch; send several", maxBatch)
+
+// refuseBody answers a request that can't be read, of which nothing was
+// published.
+func (g *Gateway) refuseBody(w http.ResponseWriter, err error) {
+	g.count.PublishRefused.Add(1)
+	var tooBig *http.MaxBytesError
+	if errors.As(err, &tooBig) || errors.Is(err, bufio.ErrTooLong) || errors.Is(err, errTooMany) {
+		writeError(w, http.StatusRequestEntityTooLarge, "too_large", err.Error(), 0)
+		return
+	}
+	writeError(w, http.StatusBadRequest, "bad_request", err.Error(), 0)
+}
+
 // handlePublishBatch stores many messages in order, with a result for each. The
 // body is NDJSON or a JSON array, and so is the answer.
 func (g *Gateway) handlePublishBatch(w http.ResponseWriter, r *http.Request) {
+	done, ok := g.admitPublish(w, r, maxBatchBytes)
+	if !ok {
+		return
+	}
+	defer done()
 	body := http.MaxBytesReader(w, r.Body, maxBatchBytes)
 	kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	var items [][]byte
@@ -143,8 +185,7 @@ func (g *Gateway) handlePublishBatch(w http.ResponseWriter, r *http.Request) {
 		items, err = readArray(body)
 	}
 	if err != nil {
-		g.count.PublishRefused.Add(1)
-		writeError(w, http.StatusBadRequest, "bad_request", err.Error(), 0)
+		g.refuseBody(w, err)
 		return
 	}
 	results := g.publishAll(r.Context(), items)
@@ -188,7 +229,24 @@ func (g *Gateway) publishAll(ctx context.Context, items [][]byte) []published {
 	if len(good) > 0 {
 		flush()
 	}
+	var last uint64
+	for i := range results {
+		last = max(last, results[i].Seq)
+	}
+	g.await(ctx, last)
 	return results
+}
+
+// awaitDelivery bounds how long an answer is held for this node to have been
+// given the message too, so that who publishes and then subscribes here sees it.
+const awaitDelivery = 100 * time.Millisecond
+
+// await waits until this node has seen the stream up to seq, or awaitDelivery.
+// It is mostly there: delivery takes about as long as the ack.
+func (g *Gateway) await(ctx context.Context, seq uint64) {
+	for wait := 20 * time.Microsecond; g.hub.Head() < seq && wait < awaitDelivery/2 && ctx.Err() == nil; wait *= 2 {
+		time.Sleep(wait)
+	}
 }
 
 func readLines(r io.Reader, maxLine int) ([][]byte, error) {
@@ -201,7 +259,7 @@ func readLines(r io.Reader, maxLine int) ([][]byte, error) {
 			continue
 		}
 		if len(items) == maxBatch {
-			return nil, fmt.Errorf("more than %d items in one batch; send several", maxBatch)
+			return nil, errTooMany
 		}
 		items = append(items, bytes.Clone(line))
 	}
@@ -220,8 +278,11 @@ func readArray(r io.Reader) ([][]byte, error) {
 	if err := json.Unmarshal(body, &raw); err != nil {
 		return nil, fmt.Errorf("%w; expected a JSON array, or Content-Type application/x-ndjson", err)
 	}
+	if raw == nil {
+		return nil, errors.New("null; expected a JSON array")
+	}
 	if len(raw) > maxBatch {
-		return nil, fmt.Errorf("more than %d items in one batch; send several", maxBatch)
+		return nil, errTooMany
 	}
 	items := make([][]byte, len(raw))
 	for i := range raw {

@@ -105,6 +105,9 @@ func (s *shard) feed(r connRef, c *slot, data []byte) {
 			}
 			return // what comes after a close is ignored
 		}
+		if c.ext != nil && !p.Mid() {
+			c.ext.since = s.now // the next message has its own time
+		}
 	}
 	s.keep(c, p)
 }

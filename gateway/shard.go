@@ -45,8 +45,12 @@ type shard struct {
 	chanIDs    map[*channel.Channel]uint32
 	freeChans  []uint32
 	wild       map[string][]wildMember // by prefix
+	lookups    map[string][]lookup     // by channel: under way at the pool
 	run        []connRef               // to be read again without an event
 	lagging    []lagged                // blocked: looked at by every slow sweep
+	leaving    []connRef               // in stateClosing; may name the gone
+	refused    fifo                    // of those, the ones never admitted, oldest first
+	refusedNow int                     // how many of them there are
 	handshakes fifo                    // accepted and not upgraded, oldest first; may name the gone
 	heads      int                     // connections in stateHead
 	sweepAt    uint32                  // the slot the sweep goes on from
@@ -129,6 +133,7 @@ func newShard(g *Gateway, id int, loop netpoll.Loop) *shard {
 		now:     1,
 		chanIDs: make(map[*channel.Channel]uint32),
 		wild:    make(map[string][]wildMember),
+		lookups: make(map[string][]lookup),
 		rbuf:    make([]byte, readSize),
 		wbuf:    make([]byte, 0, 4096),
 	}
@@ -182,6 +187,7 @@ func (s *shard) Mail() {
 	for _, ch := range s.added {
 		s.matchWild(ch)
 	}
+	s.tellRefused()
 	for _, ch := range s.dirty {
 		s.enqueue(ch)
 	}
@@ -264,9 +270,9 @@ func (s *shard) accept(fd int) {
 		s.forget(r, c)
 		return
 	}
+	s.trimHandshakes()
 	s.handshakes.push(r)
-	for s.heads > s.g.maxHeads {
-		s.dropOldestHead()
+	for s.heads > s.g.maxHeads && s.dropOldestHead() {
 	}
 }
 
@@ -296,6 +302,8 @@ func (s *shard) forget(r connRef, c *slot) {
 	}
 	if c.flags&flagAdmitted != 0 {
 		s.g.gate.Release()
+	} else if c.state == stateClosing {
+		s.refusedNow--
 	}
 	s.slots.give(r.index)
 	s.conns.Add(-1)

@@ -42,6 +42,7 @@ type Stats struct {
 	Published      uint64 `json:"published"`
 	PublishRefused uint64 `json:"publishRefused"`
 	PublishFailed  uint64 `json:"publishFailed"`
+	PublishBusy    uint64 `json:"publishBusy"`
 
 	Gaps               map[string]uint64 `json:"gaps"`
 	Invalid            uint64            `json:"invalidMessages"`
@@ -93,8 +94,8 @@ func (g *Gateway) Stats() Stats {
 	c, h := &g.count, &g.hub.Counters
 	state, bc := g.broker.State(), g.broker.Counters()
 	st := Stats{
-		CurrentConnections:      int(g.gate.InUse()),
-		MaxConnections:          int(g.gate.Max()),
+		CurrentConnections:      g.gate.InUse(),
+		MaxConnections:          g.gate.Max(),
 		MemoryMB:                float64(mem.Sys-mem.HeapReleased) / (1 << 20),
 		SlowClientsDisconnected: c.SlowCut.Load(),
 		RateLimitedMessages:     c.RateLimited.Load(),
@@ -123,6 +124,7 @@ func (g *Gateway) Stats() Stats {
 		Published:      c.Published.Load(),
 		PublishRefused: c.PublishRefused.Load(),
 		PublishFailed:  c.PublishFailed.Load(),
+		PublishBusy:    c.PublishBusy.Load(),
 
 		Gaps: map[string]uint64{
 			"broker": h.Gaps.Load(), "invalid": h.Invalid.Load(), "slow": c.GapsSlow.Load(),
@@ -158,7 +160,7 @@ func (g *Gateway) Stats() Stats {
 	if state.Err != nil {
 		st.Broker.Error = state.Err.Error()
 	}
-	if a := g.acceptor; a != nil {
+	if a := g.acceptor.Load(); a != nil {
 		ac := a.Counters()
 		st.Accepted, st.AcceptRefused, st.AcceptAborted = ac.Accepted, ac.Refused, ac.Aborted
 	}

@@ -117,24 +117,30 @@ func (s *shard) join(c *slot, r connRef, ch *channel.Channel, explicit bool, fro
 		}
 		return gap, true
 	}
-	m := channel.Member{Conn: r.index, Seq: from}
 	ord, before, complete := ch.After(from)
 	if !complete {
 		gap = wire.AppendGap(gap, ch.Name, from, before, channel.WhyEvicted)
 		s.g.count.GapsEvicted.Add(1)
 		from = before - 1
 	}
-	m.Move(ord, from)
+	return s.enter(c, r, sc, at, explicit, ord, from, gap), true
+}
+
+// enter makes a connection a member that stands at ord, after sequence seq; at
+// is its place in c.subs.
+func (s *shard) enter(c *slot, r connRef, sc *shardChan, at int, explicit bool, ord, seq uint64, gap []byte) []byte {
+	m := channel.Member{Conn: r.index}
+	m.Move(ord, seq)
 	index := sc.Add(m)
 	if explicit {
 		index |= explicitSub
 	}
 	c.addSub(at, sub{chanID: sc.id, index: index})
 	s.g.count.Subscriptions.Add(1)
-	if s.g.hub.Follow(ch) {
-		gap = wire.AppendStale(gap, ch.Name)
+	if s.g.hub.Follow(sc.ch) {
+		gap = wire.AppendStale(gap, sc.ch.Name)
 	}
-	return gap, true
+	return gap
 }
 
 // isMember reports whether a connection follows a channel.
@@ -149,10 +155,27 @@ func (s *shard) isMember(c *slot, ch *channel.Channel) bool {
 
 // sub carries out a sub command whose channels the hub knows by now.
 func (s *shard) sub(r connRef, c *slot, cmd *wire.Command) {
+	var frame, gaps []byte
+	// The ack's epoch, heads and positions are of one moment.
+	s.g.hub.Steady(func() { frame, gaps = s.subSteady(r, c, cmd) })
+	s.wbuf = frame[:0]
+	s.gaps = gaps[:0]
+	if !s.send(r, c, frame) {
+		return
+	}
+	if len(gaps) > 0 && !s.send(r, c, gaps) {
+		return
+	}
+	s.catchUp(r)
+}
+
+// subSteady makes the memberships of a sub command and the frames that answer
+// it: the ack, and what explains the positions. Within Hub.Steady.
+func (s *shard) subSteady(r connRef, c *slot, cmd *wire.Command) (frame, gaps []byte) {
 	hub := s.g.hub
 	epoch, head := hub.Epoch(), hub.Head()
 	ack := wire.NewAck(s.wbuf[:0], cmd.ID)
-	gaps := s.gaps[:0]
+	gaps = s.gaps[:0]
 	seen := make(map[string]struct{}, len(cmd.Ch))
 	for _, name := range cmd.Ch {
 		if _, twice := seen[name]; twice {
@@ -203,21 +226,12 @@ func (s *shard) sub(r connRef, c *slot, cmd *wire.Command) {
 			ack.Channel(name, epoch, j.seq, j.recovered)
 		}
 	}
-	frame := ack.Done()
-	s.wbuf = frame[:0]
-	s.gaps = gaps[:0]
-	if !s.send(r, c, frame) {
-		return
-	}
-	if len(gaps) > 0 && !s.send(r, c, gaps) {
-		return
-	}
-	s.catchUp(r, c)
+	return ack.Done(), gaps
 }
 
 // catchUp writes what a new position has behind it.
-func (s *shard) catchUp(r connRef, c *slot) {
-	if c = s.slots.get(r); c != nil {
+func (s *shard) catchUp(r connRef) {
+	if c := s.slots.get(r); c != nil {
 		s.flushBehind(r, c)
 	}
 }
@@ -228,12 +242,12 @@ func (s *shard) subOne(r connRef, c *slot, ch *channel.Channel, pos *wire.Positi
 	j := joined{seq: head}
 	from := head
 	switch {
+	case s.isMember(c, ch):
+		// Once is enough; where it stands is not changed.
 	case pos != nil && pos.Epoch != epoch:
 		j.recovered = &no
-		if !s.isMember(c, ch) {
-			gaps = wire.AppendGap(gaps, ch.Name, pos.Seq, head+1, channel.WhyEpoch)
-			s.g.count.GapsEpoch.Add(1)
-		}
+		gaps = wire.AppendGap(gaps, ch.Name, pos.Seq, head+1, channel.WhyEpoch)
+		s.g.count.GapsEpoch.Add(1)
 	case pos != nil:
 		_, _, complete := ch.After(pos.Seq)
 		j.recovered = &yes
@@ -274,26 +288,32 @@ func (s *shard) subWild(r connRef, c *slot, name, prefix string, pos *wire.Posit
 		}
 	}
 	var matches []*channel.Channel
-	fresh := 1
-	hub.Match(prefix, func(ch *channel.Channel) {
+	fresh, room := 1, s.g.cfg.MaxSubscriptions-s.subCount(c)
+	hub.Match(prefix, func(ch *channel.Channel) bool {
 		matches = append(matches, ch)
-	})
-	for _, ch := range matches {
 		if !s.isMember(c, ch) {
 			fresh++
 		}
-	}
-	if s.subCount(c)+fresh > s.g.cfg.MaxSubscriptions {
+		return fresh <= room
+	})
+	if fresh > room {
 		s.settle(c)
 		j.reject = "limit"
 		return gaps, j
 	}
 	if pos != nil {
+		// Channels this node has not heard of, or has forgotten, may have had
+		// messages up to the base: it can't vouch for them, and says so.
 		j.recovered = &yes
-		if pos.Epoch != epoch || pos.Seq < hub.Base() {
-			// Channels that have been quiet since this node started are not
-			// known to it: it can't vouch for them.
+		switch base := hub.Base(); {
+		case pos.Epoch != epoch:
 			j.recovered = &no
+			gaps = wire.AppendGap(gaps, name, pos.Seq, head+1, channel.WhyEpoch)
+			s.g.count.GapsEpoch.Add(1)
+		case pos.Seq < base:
+			j.recovered = &no
+			gaps = wire.AppendGap(gaps, name, pos.Seq, base+1, channel.WhyEvicted)
+			s.g.count.GapsEvicted.Add(1)
 		}
 	}
 	e.wild = append(e.wild, prefix)
@@ -343,16 +363,42 @@ func (s *shard) matchWild(ch *channel.Channel) {
 				s.send(w.connRef, c, s.wbuf)
 				continue
 			}
-			// Whatever the log has came after the wildcard's ack, or the channel
-			// would have been listed then.
-			_, prev := ch.Begin()
-			gaps, _ := s.join(c, w.connRef, ch, false, prev, s.gaps[:0])
+			sc := s.attach(ch)
+			if sc == nil {
+				return // forgotten again
+			}
+			// Whatever the log has, or had and trimmed, came after the wildcard's
+			// ack, or the channel would have been listed then: it stands at the
+			// log's very first entry.
+			at, _ := c.findSub(sc.id)
+			var gaps []byte
+			s.g.hub.Steady(func() { gaps = s.enter(c, w.connRef, sc, at, false, 0, ch.Origin, s.gaps[:0]) })
 			s.gaps = gaps[:0]
 			if len(gaps) > 0 {
 				s.send(w.connRef, c, gaps)
 			}
-			if c = s.slots.get(w.connRef); c != nil {
-				s.catchUp(w.connRef, c)
+			s.catchUp(w.connRef)
+		}
+	}
+}
+
+// tellRefused tells those whose wildcards match a channel that the node had no
+// place for what they miss of it.
+func (s *shard) tellRefused() {
+	if len(s.wild) == 0 {
+		return
+	}
+	for _, m := range s.g.hub.TakeRefused(s.id) {
+		for i := 0; i < len(m.Channel); i++ {
+			if m.Channel[i] != '.' {
+				continue
+			}
+			for _, w := range s.wild[m.Channel[:i+1]] {
+				if c := s.slots.get(w.connRef); c != nil && c.state == stateOpen {
+					s.g.count.GapsEvicted.Add(1)
+					s.wbuf = wire.AppendGap(s.wbuf[:0], m.Channel, m.Prev, m.Seq+1, channel.WhyEvicted)
+					s.send(w.connRef, c, s.wbuf)
+				}
 			}
 		}
 	}

@@ -22,6 +22,7 @@ func (s *shard) Tick(n int) {
 		s.g.count.LateTicks.Add(uint64(n - 1))
 	}
 	s.sweepSlow()
+	s.sweepLeaving()
 	size := s.slots.size()
 	// A late tick looks at as many slots as the ticks it stands for.
 	for range min(uint32(min(n, sweepTicks))*((size+sweepTicks-1)/sweepTicks), size) {
@@ -47,20 +48,16 @@ func (s *shard) sweep(r connRef, c *slot) {
 	cfg := &s.g.cfg
 	switch c.state {
 	case stateHead:
-		if s.now-c.opened >= ticks(cfg.HandshakeTimeout) {
+		if s.now-c.opened >= s.patience(cfg.HandshakeTimeout) {
 			s.refuse(r, c, refuseTimeout)
 		}
 		return
 	case stateClosing:
-		if s.now-c.ext.since >= closeWait {
-			s.g.count.GoodbyesUnanswered.Add(1)
-			s.close(r, c, true)
-		}
-		return
+		return // sweepLeaving looks at it
 	}
 	c.control = 0
 	s.refill(c)
-	if c.ext != nil && c.ext.timed && s.now-c.ext.since >= ticks(cfg.FrameTimeout) {
+	if c.ext != nil && c.ext.timed && s.now-c.ext.since >= s.patience(cfg.FrameTimeout) {
 		s.g.count.FrameTimeouts.Add(1)
 		s.fail(r, c, closeAbuse, "a message took too long")
 		return
@@ -72,7 +69,9 @@ func (s *shard) sweep(r connRef, c *slot) {
 	if cfg.Ping > 0 && c.flags&flagBusy == 0 {
 		quiet := s.now - c.readAt
 		switch {
-		case quiet >= 2*ticks(cfg.Ping):
+		case quiet >= 2*ticks(cfg.Ping) && c.flags&flagPinged != 0:
+			// One that is blocked is not pinged, and not judged: whether it
+			// takes its bytes is the slow timeout's to say.
 			s.fail(r, c, closeNoPong, "no pong")
 			return
 		case quiet >= ticks(cfg.Ping) && c.flags&flagPinged == 0 && c.flags&flagBlocked == 0:
@@ -87,6 +86,19 @@ func (s *shard) sweep(r connRef, c *slot) {
 		s.wbuf = wire.AppendHB(s.wbuf[:0], time.Now().UnixMilli())
 		s.send(r, c, s.wbuf)
 	}
+}
+
+// pressedPatience is how long an unfinished head or message may take, in ticks,
+// while more than half of the pooled buffers are lent.
+const pressedPatience = 10
+
+// patience is how long something unfinished may take. It is short when the
+// buffers run out: who holds them must not keep the others from theirs.
+func (s *shard) patience(d time.Duration) uint32 {
+	if p := s.g.pool; p.InUse() > p.Budget()/2 {
+		return min(pressedPatience, ticks(d))
+	}
+	return ticks(d)
 }
 
 // maxAge spreads --max-age by up to a quarter either way, so that those who

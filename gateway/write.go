@@ -107,7 +107,9 @@ func (s *shard) writable(r connRef, c *slot) {
 	if !s.settleDebts(r, c) {
 		return
 	}
-	if c.state != stateOpen {
+	if c.state == stateClosing {
+		s.said(c)
+		s.discard(r, c)
 		return
 	}
 	s.resume(r, c)
@@ -167,35 +169,112 @@ func (s *shard) push(r connRef, c *slot, b []byte, took func(int)) bool {
 
 // goodbye writes the last bytes of a connection, an HTTP answer or a close
 // frame, and lets the peer close first: a close with unread bytes in the socket
-// would send a reset that overtakes them. When the socket doesn't take them at
-// once (half a frame is out, or it is full), the connection is reset.
+// would send a reset that overtakes them. A socket that is full has closeWait to
+// take what is owed and then the last bytes, unless its being full is the
+// reason: then, and when it doesn't, the connection is reset.
 func (s *shard) goodbye(r connRef, c *slot, last []byte, code uint16) {
-	took := false
-	if c.flags&flagBlocked == 0 && !c.owes() {
+	rest := last
+	// A slow client's socket was full when last tried; it may take this much.
+	if (c.flags&flagBlocked == 0 || code == closeSlow) && !c.owes() {
 		n, err := s.loop.Write(int(c.fd), last)
-		took = err == nil && n == len(last)
+		if err != nil && !netpoll.Again(err) {
+			s.unsaid(r, c)
+			return
+		}
+		s.g.count.BytesOut.Add(uint64(n))
+		rest = last[n:]
 	}
-	if !took {
-		s.g.count.GoodbyesUnsaid.Add(1)
-		s.close(r, c, true)
-		return
+	e := s.extOf(c)
+	if len(rest) > 0 {
+		out, err := e.out, error(nil)
+		if code != closeSlow {
+			out, err = s.g.pool.Grow(e.out, len(e.out)+len(rest))
+		}
+		if code == closeSlow || err != nil {
+			s.unsaid(r, c)
+			return
+		}
+		copy(out[len(e.out):], rest)
+		e.out = out
+		s.block(r, c)
 	}
-	s.g.count.BytesOut.Add(uint64(len(last)))
 	if c.state == stateHead {
 		s.heads--
 		s.headsNow.Store(int64(s.heads))
 	}
-	// What a live connection holds is given back now; the socket stays.
+	if c.flags&flagAdmitted == 0 {
+		s.makeRoomRefused()
+		s.refused.push(r)
+		s.refusedNow++
+	}
+	// What a live connection holds is given back now, but for what is owed; the
+	// socket stays.
 	s.leaveAll(r, c)
 	s.unlink(c)
-	e := s.extOf(c)
-	s.release(e)
+	e.parser.Release(s.g.pool)
+	s.g.pool.Put(e.in)
+	e.in = nil
 	c.state = stateClosing
 	e.why, e.timed, e.since = code, true, s.now
-	s.loop.CloseWrite(int(c.fd))
+	s.leaving = append(s.leaving, r)
+	if len(rest) == 0 {
+		s.said(c)
+	}
 	c.flags |= flagReadable
 	s.again(r, c)
 	s.loop.Wake()
+}
+
+// makeRoomRefused resets the oldest of those that were refused and linger, when
+// there are as many as there may be handshakes: the gate doesn't bound them.
+func (s *shard) makeRoomRefused() {
+	for {
+		r, ok := s.refused.peek()
+		if !ok {
+			return
+		}
+		c := s.slots.get(r)
+		if c != nil && c.state == stateClosing && s.refusedNow < s.g.maxHeads {
+			return
+		}
+		s.refused.pop()
+		if c != nil && c.state == stateClosing {
+			s.g.count.GoodbyesUnanswered.Add(1)
+			s.close(r, c, true)
+		}
+	}
+}
+
+// unsaid resets a connection that was not told why.
+func (s *shard) unsaid(r connRef, c *slot) {
+	s.g.count.GoodbyesUnsaid.Add(1)
+	s.close(r, c, true)
+}
+
+// said ends our side of a connection whose socket has taken the last bytes: the
+// peer has closeWait to end its own.
+func (s *shard) said(c *slot) {
+	c.ext.since = s.now
+	s.loop.CloseWrite(int(c.fd))
+}
+
+// sweepLeaving resets those told goodbye whose time is up.
+func (s *shard) sweepLeaving() {
+	kept := s.leaving[:0]
+	for _, r := range s.leaving {
+		c := s.slots.get(r)
+		switch {
+		case c == nil:
+		case s.now-c.ext.since < closeWait:
+			kept = append(kept, r)
+		case c.owes():
+			s.unsaid(r, c)
+		default:
+			s.g.count.GoodbyesUnanswered.Add(1)
+			s.close(r, c, true)
+		}
+	}
+	s.leaving = kept
 }
 
 // discard reads what a connection sends after its goodbye, until it closes.
@@ -205,6 +284,9 @@ func (s *shard) discard(r connRef, c *slot) {
 		switch {
 		case err != nil && netpoll.Again(err):
 			c.flags &^= flagReadable
+			return
+		case err == nil && n == 0 && c.owes():
+			c.flags &^= flagReadable // it may still read what it is owed
 			return
 		case err != nil || n == 0:
 			s.close(r, c, false)

@@ -102,6 +102,9 @@ func (a *Acceptor) ready(ev easygo.EpollEvent) {
 	if ev&epollClosed != 0 {
 		return
 	}
+	if a.reserve < 0 {
+		a.reserve = openReserve() // before the last one is given away
+	}
 	n := 0
 	pause := false
 	for n < acceptTurn {
@@ -140,6 +143,10 @@ func (a *Acceptor) refuse() {
 		unix.Close(a.reserve)
 		a.reserve = -1
 		if fd, err := rawAccept(a.ln.fd); err == nil {
+			// What has come already is read, or the close would send a reset
+			// that overtakes the refusal.
+			var request [4096]byte
+			rawRead(fd, request[:])
 			rawWrite(fd, a.cfg.Refusal)
 			unix.Shutdown(fd, unix.SHUT_WR)
 			unix.Close(fd)

@@ -100,6 +100,12 @@ type Loop interface {
 	// Writev writes some of bufs, in order; more than MaxIovecs are left for
 	// the next call.
 	Writev(fd int, bufs [][]byte) (int, error)
+	// Queued is the kernel memory the socket's send side holds, bytes: 0 when
+	// the peer has acknowledged everything (SO_MEMINFO, sock_diag(7)).
+	Queued(fd int) (int, error)
+	// SetSendBuffer sets SO_SNDBUF; the kernel doubles the value and allows at
+	// most net.core.wmem_max.
+	SetSendBuffer(fd, bytes int) error
 	// CloseWrite sends FIN after what is queued, shutdown(2).
 	CloseWrite(fd int) error
 	// Close closes fd; what is queued in the kernel is still sent.

@@ -56,6 +56,10 @@ type Sink interface {
 	// head is then the last sequence delivered, and what was missed meanwhile
 	// comes as Messages (or Lost) before anything newer.
 	Open(epoch string, head uint64)
+	// Live says that all the stream held at the last Open has been delivered:
+	// what comes from here on is news. It comes once after each Open, unless
+	// Down or another Open comes first.
+	Live()
 	// Message delivers one stored message. Seq grows strictly within an epoch.
 	Message(m *Message)
 	// Lost says that the stream's messages with after < seq < before were

@@ -32,8 +32,13 @@ type chunk struct {
 
 func (c *chunk) end() uint64 { return c.first + uint64(len(c.offs)) }
 
-// pin keeps the chunk's bytes charged while a half-written frame needs them.
-func (c *chunk) pin() { c.refs.Add(1) }
+// pin keeps the chunk's bytes charged while a half-written frame needs them. A
+// chunk trimmed since its span was read is charged again.
+func (c *chunk) pin() {
+	if c.refs.Add(1) == 1 {
+		c.owner.used.Add(c.cost)
+	}
+}
 
 // unpin undoes a pin, or the log's own hold.
 func (c *chunk) unpin() {

@@ -1,9 +1,14 @@
 package channel
 
 import (
+	"slices"
+	"sort"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/odin-ws/odin/gateway/wire"
 )
 
 // MaxShards bounds the shards of a hub: a channel's shards are one word.
@@ -33,7 +38,7 @@ type Counters struct {
 	Late          atomic.Uint64 // at or below their channel's head
 	Gaps          atomic.Uint64 // holes announced with why:broker
 	Epochs        atomic.Uint64 // changes of epoch after the first
-	NoChannel     atomic.Uint64 // dropped: a new channel that nobody follows, at MaxChannels
+	NoChannel     atomic.Uint64 // passed over: a new channel beyond MaxChannels; wildcards that match are told
 	Trimmed       atomic.Uint64 // chunks dropped because the log had enough without them
 	Evicted       atomic.Uint64 // chunks dropped for the budget's sake, younger than promised
 	ChannelsAdded atomic.Uint64
@@ -50,6 +55,7 @@ type Hub struct {
 
 	mu       sync.RWMutex // the map, Channel.shards growing and shrinking
 	channels map[string]*Channel
+	sorted   []*Channel // the same, by name
 	epoch    string
 
 	// The broker's word, any goroutine may read.
@@ -63,6 +69,7 @@ type Hub struct {
 	now     int64  // Unix ms, of the message being handled
 	hole    uint64 // sequences below were possibly lost without a channel's name
 	fifo    []*logChunk
+	bare    int  // channels without a message yet
 	full    bool // no channel could be forgotten since the last Tick
 	scratch []byte
 
@@ -80,23 +87,38 @@ type Channel struct {
 	Log
 
 	// Static.
-	Name string
+	Name   string
+	Origin uint64 // the head when the node came to know the channel, before ordinal 0
 
 	// Any goroutine.
 	shards atomic.Uint64 // which have members; changed under Hub.mu
 	dirty  atomic.Uint64 // which have been marked and not yet looked
 
 	// Guarded by Hub.write.
-	upTo  uint64 // in [0, upTo] prev may be anything: the epoch began, or the channel was found, there
-	added int64  // Unix ms
-	told  bool   // stale was said and live not yet
+	upTo  uint64 // while it is the head: in [from, upTo] prev may be anything, a hole was announced or the epoch began there
+	from  uint64
+	added int64 // Unix ms
+	told  bool  // stale was said and live not yet
+	bare  bool  // somebody asked for it, and no message is known
 }
+
+// Refused is a message this node could not take, because its channel would be
+// one more than MaxChannels.
+type Refused struct {
+	Channel   string
+	Prev, Seq uint64
+}
+
+// maxRefused bounds the refused messages left for a shard that is busy; the
+// base tells of those beyond.
+const maxRefused = 1024
 
 // inbox is what a shard has been left by the hub.
 type inbox struct {
 	mu    sync.Mutex
 	dirty []*Channel
 	added []*Channel
+	lost  []Refused
 	_     [64]byte // one shard's lock is not another's cache line
 }
 
@@ -157,9 +179,13 @@ func (h *Hub) Each(f func(*Channel)) {
 	}
 }
 
+// Unknown is the last sequence of a channel nobody could be asked about.
+const Unknown = ^uint64(0)
+
 // Ensure makes a channel known whose newest stored message has sequence last
-// (0: none yet), as the broker said. It returns nil when the node knows
-// MaxChannels already and can forget none.
+// (0: none yet; Unknown: any up to Head). It returns nil when there is no place
+// for it: MaxChannels are known and none can be forgotten, or half of them are
+// mere names that have no message, which anyone can ask for.
 //
 // last must not be ahead of Head: the message would arrive later and be taken
 // for a late copy. The caller waits, and then finds the channel.
@@ -170,14 +196,35 @@ func (h *Hub) Ensure(name string, last uint64) *Channel {
 		return ch
 	}
 	h.now = h.cfg.Now()
-	ch := h.add(name)
-	if ch != nil && last > 0 {
-		ch.mu.Lock()
-		ch.seq = last
-		ch.mu.Unlock()
-		ch.upTo = 0
+	bare := last == 0 || last == Unknown
+	if bare && h.bare >= max(1, h.cfg.MaxChannels/2) {
+		return nil
+	}
+	seq := last
+	if last == Unknown {
+		seq = h.head.Load()
+	}
+	ch := h.add(name, seq)
+	if ch == nil {
+		return nil
+	}
+	if last == Unknown {
+		ch.from = 0 // its first message's own prev counts
+	}
+	if bare {
+		ch.bare = true
+		h.bare++
 	}
 	return ch
+}
+
+// Steady calls f while no message is appended and no epoch begins, so that heads
+// and epoch belong together. f may call Epoch, Head, Lookup, Match, Attach,
+// Detach and the Log's methods, and must be short.
+func (h *Hub) Steady(f func()) {
+	h.write.Lock()
+	defer h.write.Unlock()
+	f()
 }
 
 // Attach makes the hub mark ch for shard from now on; the shard calls it before
@@ -200,18 +247,37 @@ func (h *Hub) Detach(shard int, ch *Channel) {
 	h.mu.Unlock()
 }
 
-// Match calls f with every channel whose name begins with prefix; f must not
-// call the hub.
-func (h *Hub) Match(prefix string, f func(*Channel)) {
-	h.Each(func(ch *Channel) {
-		if len(ch.Name) > len(prefix) && ch.Name[:len(prefix)] == prefix {
-			f(ch)
+// Match calls f with every channel whose name begins with prefix, in order,
+// until f returns false; f must not call the hub. It costs what it finds, not
+// what the node knows.
+func (h *Hub) Match(prefix string, f func(*Channel) bool) {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	for _, ch := range h.sorted[h.place(prefix):] {
+		if !strings.HasPrefix(ch.Name, prefix) || !f(ch) {
+			return
 		}
-	})
+	}
+}
+
+// place is where name is in sorted, or would be; with mu held.
+func (h *Hub) place(name string) int {
+	return sort.Search(len(h.sorted), func(i int) bool { return h.sorted[i].Name >= name })
+}
+
+// TakeRefused returns the messages refused since the last call whose channels a shard's
+// wildcards may match; nil when there are none, as nearly always.
+func (h *Hub) TakeRefused(shard int) []Refused {
+	in := &h.inboxes[shard]
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	lost := in.lost
+	in.lost = nil
+	return lost
 }
 
 // Take appends what was left for a shard to dirty and added and empties the
-// inbox. Every channel in dirty has entries the shard has not seen, or had; the
+// inbox but for what TakeRefused returns. Every channel in dirty has entries the shard has not seen, or had; the
 // mark is taken back, so an entry after this call marks it again.
 func (h *Hub) Take(shard int, dirty, added []*Channel) (d, a []*Channel) {
 	in := &h.inboxes[shard]
@@ -231,13 +297,9 @@ func (h *Hub) Take(shard int, dirty, added []*Channel) (d, a []*Channel) {
 }
 
 // Follow is told that a subscriber joined ch and reports whether it must be
-// told that the broker is away; it will then also be told when it is back.
+// told that the broker is away; it will then also be told when it is back. Call
+// it within Steady.
 func (h *Hub) Follow(ch *Channel) (stale bool) {
-	if !h.stale.Load() {
-		return false
-	}
-	h.write.Lock()
-	defer h.write.Unlock()
 	if !h.stale.Load() {
 		return false
 	}
@@ -254,20 +316,23 @@ func (h *Hub) mark(ch *Channel) {
 	fresh := shards &^ ch.dirty.Or(shards)
 	for s := 0; fresh != 0; s, fresh = s+1, fresh>>1 {
 		if fresh&1 != 0 {
-			h.leave(s, ch, nil)
+			h.leave(s, ch, nil, nil)
 		}
 	}
 }
 
-func (h *Hub) leave(shard int, dirty, added *Channel) {
+func (h *Hub) leave(shard int, dirty, added *Channel, lost *Refused) {
 	in := &h.inboxes[shard]
 	in.mu.Lock()
-	wake := len(in.dirty)+len(in.added) == 0
+	wake := len(in.dirty)+len(in.added)+len(in.lost) == 0
 	if dirty != nil {
 		in.dirty = append(in.dirty, dirty)
 	}
 	if added != nil {
 		in.added = append(in.added, added)
+	}
+	if lost != nil && len(in.lost) < maxRefused {
+		in.lost = append(in.lost, *lost)
 	}
 	in.mu.Unlock()
 	if wake {
@@ -275,21 +340,33 @@ func (h *Hub) leave(shard int, dirty, added *Channel) {
 	}
 }
 
-// add makes a new channel, or nil at MaxChannels when none can go. Writer only.
-func (h *Hub) add(name string) *Channel {
-	ch := &Channel{Name: name, added: h.now}
-	ch.budget = &h.budget
+// add makes a new channel whose head is seq, or nil at MaxChannels when none can
+// go. Writer only.
+func (h *Hub) add(name string, seq uint64) *Channel {
+	// Its newest may be one of those lost: wildcards that were there then are
+	// told.
+	lost := seq > 0 && seq < h.hole
+	ch := &Channel{Name: name, Origin: seq, added: h.now, from: seq, upTo: seq}
+	ch.seq, ch.budget = seq, &h.budget
+	if lost {
+		ch.Origin = 0 // told so also when the entry below is trimmed by then
+	}
 	h.mu.Lock()
 	if len(h.channels) >= h.cfg.MaxChannels && !h.forgetOne() {
 		h.mu.Unlock()
 		return nil
 	}
 	h.channels[name] = ch
+	h.sorted = slices.Insert(h.sorted, h.place(name), ch)
 	h.mu.Unlock()
 	h.Counters.ChannelsAdded.Add(1)
 	// Every shard may have wildcards that match.
 	for s := range h.inboxes {
-		h.leave(s, nil, ch)
+		h.leave(s, nil, ch, nil)
+	}
+	if lost {
+		h.Counters.Gaps.Add(1)
+		h.appendEntry(ch, wire.AppendGap(h.scratch[:0], name, 0, seq+1, WhyBroker), seq)
 	}
 	return ch
 }

@@ -25,12 +25,21 @@ func (h *Hub) Open(epoch string, head uint64) {
 	old := h.epoch
 	h.epoch = epoch
 	h.mu.Unlock()
-	if old != epoch {
-		h.head.Store(head)
-		h.base.Store(head)
-		h.hole = 0
-		h.beginEpoch(old != "", head)
+	if old == epoch {
+		return
 	}
+	h.head.Store(head)
+	h.base.Store(head)
+	h.hole = 0
+	h.beginEpoch(old != "", head)
+}
+
+// Live implements broker.Sink: those who were told that what they see may be
+// old have caught up.
+func (h *Hub) Live() {
+	h.write.Lock()
+	defer h.write.Unlock()
+	h.now = h.cfg.Now()
 	h.stale.Store(false)
 	for _, ch := range h.all() {
 		if ch.told {
@@ -48,22 +57,22 @@ func (h *Hub) beginEpoch(again bool, head uint64) {
 	for _, ch := range h.all() {
 		old := ch.seq
 		ch.mu.Lock()
-		ch.seq, ch.epochOrd, ch.epochPrev = 0, ch.next, old
+		ch.seq, ch.epochOrd, ch.epochPrev = head, ch.next, old
 		ch.mu.Unlock()
-		ch.upTo = head
+		ch.from, ch.upTo = 0, head
 		if again {
-			h.appendEntry(ch, wire.AppendGap(h.scratch[:0], ch.Name, old, head+1, WhyEpoch), 0)
+			h.appendEntry(ch, wire.AppendGap(h.scratch[:0], ch.Name, old, head+1, WhyEpoch), head)
 		}
 	}
 }
 
 // Down implements broker.Sink: everyone is told that what they see may be old.
 func (h *Hub) Down(error) {
-	if h.stale.Swap(true) {
-		return
-	}
 	h.write.Lock()
 	defer h.write.Unlock()
+	if h.stale.Swap(true) { // with the lock held: Follow waits until all are told
+		return
+	}
 	h.now = h.cfg.Now()
 	for _, ch := range h.all() {
 		if ch.shards.Load() != 0 && !ch.told {
@@ -74,26 +83,34 @@ func (h *Hub) Down(error) {
 }
 
 // Lost implements broker.Sink. Nothing says which channels the lost messages
-// were on, so every follower is told that there may have been some.
+// were on, so every channel's log says that there may have been some, for its
+// followers and for who resumes there; for channels not known there is the base.
 func (h *Hub) Lost(after, before uint64) {
 	h.write.Lock()
 	defer h.write.Unlock()
 	h.now = h.cfg.Now()
 	h.hole = before
 	h.head.Store(max(h.head.Load(), before-1))
+	h.raiseBase(before - 1)
 	for _, ch := range h.all() {
-		if ch.seq < before && ch.shards.Load() != 0 {
+		if ch.seq+1 < before {
 			h.gap(ch, before)
 		}
 	}
 }
 
-// gap announces that messages between ch's head and before may be missing, and
-// makes the chain go on from any prev in between. Writer only.
+// gap announces that messages between ch's head and before may be missing. It
+// moves the head to the hole's end, so that who resumes before it, or loses this
+// entry to the budget, is told of the hole too; the chain goes on from any prev
+// in it. Writer only.
 func (h *Hub) gap(ch *Channel, before uint64) {
 	h.Counters.Gaps.Add(1)
+	after := ch.seq
+	if ch.seq != ch.upTo {
+		ch.from = ch.seq
+	}
 	ch.upTo = before - 1
-	h.appendEntry(ch, wire.AppendGap(h.scratch[:0], ch.Name, ch.seq, before, WhyBroker), ch.seq)
+	h.appendEntry(ch, wire.AppendGap(h.scratch[:0], ch.Name, after, before, WhyBroker), ch.upTo)
 }
 
 // Message implements broker.Sink: it numbers nothing, it checks the broker's
@@ -110,14 +127,14 @@ func (h *Hub) Message(m *broker.Message) {
 			h.Counters.BadChannel.Add(1)
 			return
 		}
-		if ch = h.add(m.Channel); ch == nil {
-			h.Counters.NoChannel.Add(1)
+		if ch = h.add(m.Channel, m.Prev); ch == nil {
+			h.refuse(m)
 			return
 		}
-		ch.upTo = m.Prev
-		ch.mu.Lock()
-		ch.seq = m.Prev
-		ch.mu.Unlock()
+	}
+	if ch.bare {
+		ch.bare = false
+		h.bare--
 	}
 	if m.Seq <= ch.seq {
 		h.Counters.Late.Add(1)
@@ -135,25 +152,38 @@ func (h *Hub) Message(m *broker.Message) {
 	h.publish(ch, entry, m.Seq)
 }
 
+// refuse passes over a message whose channel there is no place for. Those whose
+// wildcards match it are told. Writer only.
+func (h *Hub) refuse(m *broker.Message) {
+	h.Counters.NoChannel.Add(1)
+	h.raiseBase(m.Seq)
+	for s := range h.inboxes {
+		h.leave(s, nil, nil, &Refused{Channel: m.Channel, Prev: m.Prev, Seq: m.Seq})
+	}
+}
+
+// raiseBase notes that this node can no longer vouch for channels it doesn't
+// know, up to with seq. Writer only.
+func (h *Hub) raiseBase(seq uint64) { h.base.Store(max(h.base.Load(), seq)) }
+
 // chain returns the prev that m's frame is to carry, after announcing a hole
 // where there is one. Writer only.
 func (h *Hub) chain(ch *Channel, m *broker.Message) uint64 {
+	prev := ch.seq
+	if ch.seq == ch.upTo {
+		prev = ch.from // the head is the end of a hole
+	}
 	switch {
-	case m.Prev == ch.seq:
-		return m.Prev
-	case m.Prev > ch.seq && m.Prev <= ch.upTo:
-		// The epoch began in between, or a gap was announced up to here.
-		return m.Prev
 	case m.Prev > ch.seq:
 		h.gap(ch, m.Seq)
 		return m.Prev
-	default:
+	case m.Prev < prev && ch.seq+1 < min(h.hole, m.Seq):
 		// The one before has aged out of the stream, or the broker went back on
-		// its word; our own head is the truth as long as we saw everything.
-		if ch.seq < h.hole && ch.upTo < h.hole {
-			h.gap(ch, m.Seq)
-		}
-		return ch.seq
+		// its word; our own head is the truth only if we saw everything.
+		h.gap(ch, m.Seq)
+		return prev
+	default:
+		return max(m.Prev, prev)
 	}
 }
 

@@ -1,5 +1,7 @@
 package channel
 
+import "slices"
+
 // forgetAfter is how long a channel that nobody follows and that holds no
 // messages is remembered, ms: long enough for a subscriber on its way.
 const forgetAfter = 10_000
@@ -75,12 +77,13 @@ func (h *Hub) Tick() {
 	h.full = false
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for _, ch := range all {
-		if ch.shards.Load() == 0 && len(ch.chunks) == 0 && h.now-ch.added > forgetAfter {
-			delete(h.channels, ch.Name)
-			h.Counters.ChannelsGone.Add(1)
+	h.sorted = slices.DeleteFunc(h.sorted, func(ch *Channel) bool {
+		if ch.shards.Load() != 0 || len(ch.chunks) > 0 || h.now-ch.added <= forgetAfter {
+			return false
 		}
-	}
+		h.gone(ch)
+		return true
+	})
 }
 
 // sweepFIFO drops entries of trimmed chunks behind a live one.
@@ -93,6 +96,19 @@ func (h *Hub) sweepFIFO() {
 	}
 	clear(h.fifo[len(kept):])
 	h.fifo = kept
+}
+
+// gone forgets a channel that was taken out of sorted. What it held can't be
+// resumed from here any more. Writer only, with h.mu held.
+func (h *Hub) gone(ch *Channel) {
+	delete(h.channels, ch.Name)
+	if ch.seq != ch.Origin {
+		h.raiseBase(ch.seq)
+	}
+	if ch.bare {
+		h.bare--
+	}
+	h.Counters.ChannelsGone.Add(1)
 }
 
 // forgetOne makes room for a channel by forgetting one that nobody follows.
@@ -108,8 +124,9 @@ func (h *Hub) forgetOne() bool {
 		for len(ch.chunks) > 0 {
 			ch.dropOldest()
 		}
-		delete(h.channels, name)
-		h.Counters.ChannelsGone.Add(1)
+		i := h.place(name)
+		h.sorted = slices.Delete(h.sorted, i, i+1)
+		h.gone(ch)
 		return true
 	}
 	h.full = true

@@ -168,7 +168,7 @@ func (p *Parser) header(in []byte, lim *Limits) (used int, cerr *CloseError) {
 	p.mask = [4]byte(b[size-4:])
 	p.need, p.off, p.hdrN, p.frame = length, 0, 0, true
 	if p.op < OpClose {
-		p.frags += int32(min(1, math.MaxInt32-p.frags))
+		p.frags += min(1, math.MaxInt32-p.frags)
 		if p.msgOp == 0 {
 			p.msgOp = p.op
 		}

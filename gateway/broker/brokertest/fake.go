@@ -53,6 +53,7 @@ type Fake struct {
 
 	// Guarded by mu; what the Sink has been told.
 	opened    bool
+	owesLive  bool // Open was said and Live is still to be
 	toldDown  bool
 	openLife  int
 	delivered uint64

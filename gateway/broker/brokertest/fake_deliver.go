@@ -31,7 +31,7 @@ func (f *Fake) next() func() {
 			return nil
 		}
 		err := f.down
-		f.toldDown, f.opened = true, false
+		f.toldDown, f.opened, f.owesLive = true, false, false
 		return func() { sink.Down(err) }
 	}
 	if !f.opened || f.openLife != f.life {
@@ -41,7 +41,7 @@ func (f *Fake) next() func() {
 		if f.toldDown {
 			f.counters.Reconnects++
 		}
-		f.toldDown, f.opened = false, true
+		f.toldDown, f.opened, f.owesLive = false, true, true
 		epoch, head := f.epoch(f.life), f.delivered
 		return func() { sink.Open(epoch, head) }
 	}
@@ -56,6 +56,10 @@ func (f *Fake) next() func() {
 func (f *Fake) nextStored(sink broker.Sink) func() {
 	seq := f.delivered + 1
 	if seq > f.last() {
+		if f.owesLive {
+			f.owesLive = false
+			return sink.Live
+		}
 		return nil
 	}
 	end := max(seq, f.first) // first sequence that is still there

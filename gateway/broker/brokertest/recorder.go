@@ -36,6 +36,7 @@ type Recorder struct {
 	mu       sync.Mutex
 	wrong    []string
 	opened   []Opened
+	lives    int // Opens that Live followed
 	downs    []error
 	lost     []Lost
 	messages []broker.Message // of the current epoch
@@ -101,6 +102,18 @@ func (r *Recorder) Open(epoch string, head uint64) {
 	}
 	r.last, r.up = head, true
 	r.opened = append(r.opened, Opened{epoch, head})
+}
+
+// Live implements broker.Sink.
+func (r *Recorder) Live() {
+	defer r.enter("Live")()
+	if !r.up {
+		r.fail("Live while not open")
+	}
+	if len(r.opened) <= r.lives {
+		r.fail("Live more often than Open")
+	}
+	r.lives = len(r.opened)
 }
 
 // Message implements broker.Sink.

@@ -21,6 +21,7 @@ type countingSink struct {
 }
 
 func (s *countingSink) Open(string, uint64)       { s.open.Add(1) }
+func (s *countingSink) Live()                     {}
 func (s *countingSink) Message(*broker.Message)   { s.n.Add(1) }
 func (s *countingSink) Lost(after, before uint64) { s.lost.Add(int64(before - after - 1)) }
 func (s *countingSink) Down(error)                {}

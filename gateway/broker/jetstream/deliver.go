@@ -30,8 +30,10 @@ type delivery struct {
 	lastTime int64  // its time at the stream, Unix ns
 	heads    heads  // last sequence of each channel
 
-	told     bool // the Sink knows that the broker is down
-	failures int  // first connections that failed
+	told     bool   // the Sink knows that the broker is down
+	owesLive bool   // the Sink has had Open and not Live
+	liveAt   uint64 // the stream's last at that Open
+	failures int    // first connections that failed
 
 	// The audit's memory.
 	behind    uint64    // stream's last at the audit before, if we were behind it
@@ -72,6 +74,7 @@ func (d *delivery) open(in info) {
 		d.begin(in, in.first-min(in.first, 1))
 	}
 	d.told, d.silent = false, 0
+	d.owesLive, d.liveAt = true, in.last
 	b.setState(broker.State{Connected: true, Epoch: d.epoch})
 	b.sink.Open(d.epoch, d.last)
 	d.behind = in.last
@@ -92,6 +95,7 @@ func (d *delivery) serve(ctx context.Context) error {
 	if err := d.catchUp(ctx); err != nil {
 		return err
 	}
+	d.sayLive()
 	tick := time.NewTicker(d.b.cfg.Audit)
 	defer tick.Stop()
 	for {
@@ -107,6 +111,15 @@ func (d *delivery) serve(ctx context.Context) error {
 		if err != nil && !errors.Is(err, errNewLife) {
 			return err
 		}
+		d.sayLive()
+	}
+}
+
+// sayLive tells the Sink once that it has all the stream held when it was opened.
+func (d *delivery) sayLive() {
+	if d.owesLive && d.last >= d.liveAt {
+		d.owesLive = false
+		d.b.sink.Live()
 	}
 }
 

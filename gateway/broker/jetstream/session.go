@@ -50,11 +50,12 @@ func (b *Broker) run() {
 
 // down tells the Sink once for each outage.
 func (d *delivery) down(err error) {
-	if s := d.b.State(); s.Err == nil || s.Err.Error() != err.Error() {
-		d.b.cfg.Log.Warn("broker down", "err", err)
-	}
+	d.owesLive = false
 	if d.told && errors.Is(err, broker.ErrDown) {
 		return // the same outage; the first cause says more
+	}
+	if s := d.b.State(); s.Err == nil || s.Err.Error() != err.Error() {
+		d.b.cfg.Log.Warn("broker down", "err", err)
 	}
 	d.b.setState(broker.State{Epoch: d.epoch, Err: err})
 	if !d.told {
