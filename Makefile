@@ -1,0 +1,142 @@
+# Odin's house-keeping. `make` alone lists the targets.
+
+SHELL       := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS   := -s -w -X main.version=$(VERSION)
+BIN       := bin/odin
+TOOLS     := $(CURDIR)/.tools
+ARGS      ?=
+FUZZTIME  ?= 20s
+BENCHTIME ?= 1s
+
+# Tools are pinned; `make tools` builds them into .tools through the Go module proxy.
+GOLANGCI_VERSION    := v2.15.0
+GOVULNCHECK_VERSION := v1.9.0
+
+# Everything is built without cgo, as the binary is shipped. Only the race
+# detector needs it, so a C compiler and its headers; without them the tests run
+# all the same.
+export CGO_ENABLED := 0
+CAN_RACE = printf '\043include <stdlib.h>\n' | $$(go env CC) -E -x c - >/dev/null 2>&1
+
+.PHONY: help
+help: ## List the targets
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## Build bin/odin, one static binary
+	go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN) ./cmd/odin
+
+.PHONY: run
+run: build ## Build and run a gateway with a demo market (ARGS='…' for more flags)
+	@echo "odin, below, is ./$(BIN) here. Ctrl-C stops it."
+	@$(BIN) serve --demo $(ARGS)
+
+.PHONY: test
+test: ## Run every Go test, shuffled and under the race detector
+	@if $(CAN_RACE); then export CGO_ENABLED=1; race=-race; \
+	else race=; echo 'note: no C compiler here: testing without the race detector'; fi; \
+	go test $$race -shuffle=on -timeout 8m ./...
+	@$(MAKE) --no-print-directory e2e-missing
+
+.PHONY: check
+check: tidy-diff fmt vet lint imports e2e-deps test test-debug vuln ## Everything CI checks
+	@echo 'check: all passed'
+
+.PHONY: tidy-diff
+tidy-diff: ## Fail if go.mod or go.sum is not tidy
+	go mod tidy -diff
+
+.PHONY: fmt
+fmt: ## Fail if a Go file is not gofmt-ed
+	@bad=$$(gofmt -l $$(find . -name '*.go' -not -path './.tools/*' -not -path '*/node_modules/*')); \
+	if [ -n "$$bad" ]; then echo "not gofmt-ed:"; echo "$$bad"; exit 1; fi
+
+.PHONY: vet
+vet: ## Run go vet, with and without the debug build tag
+	go vet ./...
+	go vet -tags bufpooldebug ./bufpool
+
+.PHONY: lint
+lint: ## Run golangci-lint where it is installed (make tools)
+	@if [ -x $(TOOLS)/golangci-lint ]; then $(TOOLS)/golangci-lint run; \
+	elif command -v golangci-lint >/dev/null; then golangci-lint run; \
+	else echo 'note: golangci-lint is not installed: not linted (make tools)'; fi
+
+.PHONY: imports
+imports: ## Check the directions of imports
+	go test ./internal/archtest
+
+.PHONY: test-debug
+test-debug: ## Run the tests with pooled buffers poisoned and double puts caught
+	go test -tags bufpooldebug -timeout 5m ./bufpool ./gateway ./gateway/wire
+
+.PHONY: vuln
+vuln: ## Run govulncheck where its database can be reached
+	@if [ -x $(TOOLS)/govulncheck ]; then vuln=$(TOOLS)/govulncheck; \
+	elif command -v govulncheck >/dev/null; then vuln=govulncheck; \
+	else echo 'note: govulncheck is not installed: not checked for known vulnerabilities (make tools)'; exit 0; fi; \
+	out=$$($$vuln ./... 2>&1) && { echo 'govulncheck: nothing known'; exit 0; }; \
+	if grep -q 'fetching vulnerabilities' <<<"$$out"; then \
+	  echo 'note: the vulnerability database cannot be reached from here: not checked for known vulnerabilities'; \
+	else echo "$$out"; exit 1; fi
+
+.PHONY: tools
+tools: ## Build the pinned linter and govulncheck into .tools
+	@mkdir -p $(TOOLS)
+	@have() { go version -m $(TOOLS)/$$1 2>/dev/null | awk '$$1 == "mod" {print $$3}'; }; \
+	[ "$$(have golangci-lint)" = $(GOLANGCI_VERSION) ] || \
+	  GOBIN=$(TOOLS) go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION); \
+	[ "$$(have govulncheck)" = $(GOVULNCHECK_VERSION) ] || \
+	  GOBIN=$(TOOLS) go install golang.org/x/vuln/cmd/govulncheck@$(GOVULNCHECK_VERSION)
+
+.PHONY: e2e-deps
+e2e-deps: ## Install the npm client the tests talk to (needs Node.js)
+	@if ! command -v npm >/dev/null; then echo 'note: npm is not installed: the npm client will not be tested'; \
+	elif [ e2e/js/node_modules/.package-lock.json -nt e2e/js/package-lock.json ]; then :; \
+	else cd e2e/js && npm ci --loglevel=error --no-audit --no-fund && touch node_modules/.package-lock.json; fi
+
+.PHONY: e2e-missing
+e2e-missing:
+	@[ -d e2e/js/node_modules/ws ] || echo 'note: the npm client was not tested: e2e/js/node_modules is missing (make e2e-deps)'
+	@command -v chromium chromium-browser google-chrome >/dev/null || echo 'note: the browser was not tested: no Chromium here (Debian: apt-get install chromium)'
+
+.PHONY: e2e-clients
+e2e-clients: e2e-deps ## Test with independent clients: two in Go, npm ws, headless Chromium
+	go test -count=1 -v -run '^TestClient' ./e2e
+	@$(MAKE) --no-print-directory e2e-missing
+
+.PHONY: e2e-replay
+e2e-replay: ## Replay both full recordings in real time to 110 clients, every byte checked (2 min)
+	ODIN_LONG=1 go test -count=1 -v -timeout 15m -run '^TestReplay' ./e2e
+
+.PHONY: e2e-density
+e2e-density: ## 10 000 connections: goroutines, memory and CPU of each
+	go test -count=1 -v -timeout 10m -run '^TestTenThousand' ./e2e
+
+CONNECTIONS ?= 10000
+DURATION    ?= 240
+
+.PHONY: stress
+stress: build ## Load a running gateway (CONNECTIONS=10000 DURATION=240 ARGS='--check --publish-rate 50')
+	@$(BIN) stress --connections $(CONNECTIONS) --duration $(DURATION)s $(ARGS)
+
+.PHONY: fuzz
+fuzz: ## Fuzz every fuzz target for FUZZTIME (20s) each
+	@for pkg in $$(go list ./...); do \
+	  for f in $$(go test -list '^Fuzz' $$pkg 2>/dev/null | grep '^Fuzz' || true); do \
+	    echo "$$pkg $$f"; go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$pkg; \
+	  done; \
+	done
+
+.PHONY: bench
+bench: ## Go benchmarks, then the gateway against a featureless raw loop (A B A B)
+	go test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) ./...
+	go run ./bench/density --compare
+
+.PHONY: clean
+clean: ## Remove what was built and the installed test clients and tools
+	rm -rf bin .tools e2e/js/node_modules
