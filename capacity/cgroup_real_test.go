@@ -24,7 +24,12 @@ func TestMain(m *testing.M) {
 	if os.Getenv(childEnv) == "" {
 		os.Exit(m.Run())
 	}
-	_, _ = bufio.NewReader(os.Stdin).ReadString('\n')
+	in := bufio.NewReader(os.Stdin)
+	_, _ = in.ReadString('\n')
+	if os.Getenv(childEnv) == "usage" {
+		usageChild(in)
+		return
+	}
 	limit, err := DetectLimit(os.DirFS("/"))
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -5,8 +5,8 @@ import (
 	"math"
 )
 
-// Input is what the formula is computed from. Only Limit and Profile are
-// needed; Replay's zero value means none, the other zero values mean the default.
+// Input is what the formula is computed from. Limit and Profile are needed.
+// The zero values of Backlog and Replay mean none, the others the default.
 type Input struct {
 	// Limit is the memory limit; see DetectLimit. Where the user set it, Source
 	// is "--memory-limit".
@@ -18,8 +18,8 @@ type Input struct {
 	// RuntimeOverhead is kept from connections, bytes; 0 or -1 means 128 MiB.
 	RuntimeOverhead int64
 	// Backlog is the budget for bytes clients have not taken yet, all together;
-	// 0 or -1 means the profile's: an eighth of the limit for event-loop, none
-	// for goroutine.
+	// DefaultBacklog means the profile's: an eighth of the limit for event-loop,
+	// none for goroutine.
 	Backlog int64
 	// Replay is the messages kept for resuming. The goroutine profile keeps
 	// them per connection, at 512 B each; event-loop per channel, at no cost
@@ -32,6 +32,9 @@ type Input struct {
 	// Configured is --max-connections; 0 means not configured.
 	Configured int
 }
+
+// DefaultBacklog is the Input.Backlog that stands for the profile's own.
+const DefaultBacklog = -1
 
 // What Result.Bound may be.
 const (
@@ -67,6 +70,8 @@ type Result struct {
 	Replay              int     `json:"replay"`               // messages
 	Descriptors         uint64  `json:"descriptors"`          // a number; 0 if not applied
 	ReservedDescriptors int     `json:"reserved_descriptors"` // a number
+
+	in Input // what it was computed from, for Recompute
 }
 
 // Compute works the formula out. Its errors name the flag to change: a negative
@@ -95,6 +100,25 @@ func Compute(in Input) (Result, error) {
 	return r, nil
 }
 
+// Recompute works the formula out anew under another memory limit, for a limit
+// that changes while running. The terms that follow the limit follow it, the
+// rest stays. With an error, which says why nothing fits, the result's Max and
+// ByMemory are 0 and its other terms stand: it can be recomputed again.
+func (r Result) Recompute(limit Limit) (Result, error) {
+	in := r.in
+	in.Limit = limit
+	n, err := Compute(in)
+	if err == nil {
+		return n, nil
+	}
+	n, bad := in.terms()
+	if bad != nil { // r is no result of Compute
+		return Result{in: in}, bad
+	}
+	n.ByDescriptors, n.Bound = r.ByDescriptors, BoundMemory
+	return n, err
+}
+
 // terms checks the input and fills its defaults in.
 func (in Input) terms() (Result, error) {
 	if _, err := ParseProfile(string(in.Profile)); err != nil {
@@ -106,7 +130,7 @@ func (in Input) terms() (Result, error) {
 	}{
 		{"--bytes-per-connection", in.BytesPerConnection, 0},
 		{"--runtime-overhead", in.RuntimeOverhead, -1},
-		{"--backlog", in.Backlog, -1},
+		{"--backlog", in.Backlog, DefaultBacklog},
 		{"--replay", int64(in.Replay), 0},
 		{"--max-connections", int64(in.Configured), 0},
 		{"the descriptor reserve", int64(in.ReservedDescriptors), 0},
@@ -128,6 +152,8 @@ func (in Input) terms() (Result, error) {
 		Replay:              in.Replay,
 		Descriptors:         in.Descriptors,
 		ReservedDescriptors: in.ReservedDescriptors,
+
+		in: in,
 	}
 	if r.BytesPerConnection == 0 {
 		r.BytesPerConnection = r.Profile.bytesPerConnection(r.Replay)
@@ -135,7 +161,7 @@ func (in Input) terms() (Result, error) {
 	if r.RuntimeOverhead <= 0 {
 		r.RuntimeOverhead = DefaultRuntimeOverhead
 	}
-	if r.Backlog <= 0 {
+	if r.Backlog == DefaultBacklog {
 		r.Backlog = r.Profile.backlog(max(r.Limit.Bytes, 0))
 	}
 	if r.ReservedDescriptors == 0 {

@@ -140,8 +140,8 @@ twice.`,
 		return usageError{hinted{err, fmt.Sprintf("See '%s --help'.", cmd.CommandPath())}}
 	})
 	root.AddCommand(
-		newServe(environ), newPublish(), newFeed(), newTail(),
-		newConfig(environ), newHealth(), newVersion(),
+		newServe(environ), newPublish(), newFeed(), newTail(), newStress(), newSwarmChild(),
+		newCapacity(environ), newConfig(environ), newHealth(), newVersion(),
 	)
 	return root
 }

@@ -38,7 +38,7 @@ type serveConfig struct {
 	CapacityProfile    choice `flag:"capacity-profile" default:"event-loop" of:"event-loop,goroutine" usage:"cost model of the formula: event-loop (this server) or goroutine (the seed's, 180KB each)"`
 	BytesPerConnection size   `flag:"bytes-per-connection" default:"" usage:"memory one connection is reckoned with, kernel included; empty: the profile's"`
 	RuntimeOverhead    size   `flag:"runtime-overhead" default:"" usage:"memory set aside for the process itself; empty: the profile's"`
-	Backlog            size   `flag:"backlog" default:"" usage:"memory for bytes sent and not yet acknowledged, all clients together; empty: an eighth of the limit"`
+	Backlog            budget `flag:"backlog" default:"" usage:"memory for bytes sent and not yet acknowledged, all clients together; empty: an eighth of the limit; 0: none"`
 	Shards             count  `flag:"shards" default:"0" usage:"event loops; 0: one for each CPU the process may use"`
 	MaxHandshakes      count  `flag:"max-handshakes" default:"1024" usage:"connections not upgraded yet; past it the oldest is answered 408"`
 

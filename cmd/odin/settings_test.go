@@ -100,7 +100,7 @@ func TestEveryName(t *testing.T) {
 	for _, s := range newServeConfig().settings() {
 		sample := samples[s.flag]
 		switch s.value.(type) {
-		case *size:
+		case *size, *budget:
 			sample = "3MiB"
 		case *span:
 			sample = "3s"

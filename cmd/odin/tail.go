@@ -350,8 +350,13 @@ func (t *tailer) ack(f *frame) error {
 	}
 	t.acks++
 	for ch, e := range entries {
-		if t.epoch != "" && e.Recovered && e.Epoch == t.epoch {
-			t.chains.resumed(ch, t.seq)
+		if t.epoch == "" || e.Epoch != t.epoch {
+			continue
+		}
+		// Recovered or not: what is missing after the position must be said.
+		t.chains.resumed(ch, t.seq)
+		if !e.Recovered {
+			fmt.Fprintf(t.stderr, "odin: %s could not be resumed whole from %s:%d\n", ch, t.epoch, t.seq)
 		}
 	}
 	return nil
