@@ -172,16 +172,6 @@ func (b *worldBroker) State() broker.State {
 func (b *worldBroker) Counters() broker.Counters { return broker.Counters{} }
 func (b *worldBroker) Close() error              { return nil }
 
-// followed reports whether a shard has members of ch.
-func (w *world) followed(ch *channel.Channel) bool {
-	for _, s := range w.g.shards {
-		if _, ok := s.chanIDs[ch]; ok {
-			return true
-		}
-	}
-	return false
-}
-
 // hubCh returns the model of a channel the hub knows, nil otherwise.
 func (w *world) hubCh(name string) *modelChan {
 	ch := w.g.hub.Lookup(name)

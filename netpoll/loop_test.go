@@ -291,7 +291,6 @@ type deleter struct {
 	token atomic.Int64 // events seen, by token 1 and 2
 	gate  chan struct{}
 	did   bool
-	both  func()
 }
 
 func (d *deleter) Mail() { <-d.gate }
