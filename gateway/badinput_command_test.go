@@ -144,7 +144,7 @@ func TestBadCommands(t *testing.T) {
 			t.Errorf("closed with %d after %d answers", code, len(before))
 		}
 	})
-	if n := most(); n > 64<<10 {
+	if n := most(); n > 64<<10+512 { // the smallest buffer for what came behind it, and for the answer
 		t.Errorf("%d bytes pooled for one bad command", n)
 	}
 	g.wantNothingHeld(t, 1, 1)

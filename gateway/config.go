@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/odin-ws/odin/capacity"
 	"github.com/odin-ws/odin/gateway/broker"
 )
 
@@ -26,6 +27,12 @@ type Config struct {
 	// MaxConnections is the most WebSocket connections admitted at once, the
 	// result of the capacity formula; at least 1.
 	MaxConnections int
+	// Memory reads the memory in use and its limit; nil: it isn't watched. It is
+	// called from one goroutine.
+	Memory func() capacity.Sample
+	// Recompute gives the most connections under a limit that has changed, 0
+	// with the reason when it holds none; nil: MaxConnections stands.
+	Recompute func(capacity.Limit) (int, error)
 	// MaxHandshakes bounds connections that are not upgraded yet; at the bound
 	// the oldest unfinished one is answered 408.
 	MaxHandshakes int
@@ -40,6 +47,9 @@ type Config struct {
 	MaxPublish int
 	// MaxSubscriptions bounds one connection; a wildcard counts its matches.
 	MaxSubscriptions int
+	// MoreSubscriptions bounds the subscriptions beyond IncludedSubscriptions of
+	// each connection, of all connections together.
+	MoreSubscriptions int
 	// MaxChannels bounds the channels a node knows at once.
 	MaxChannels int
 	// Replay is how many messages each channel keeps in memory for resuming.
@@ -48,6 +58,9 @@ type Config struct {
 	LogBudget int64
 	// BufferBudget bounds pooled buffers (partial frames, unsent control frames), bytes.
 	BufferBudget int64
+	// Backlog bounds the kernel memory of bytes that clients have not
+	// acknowledged, all together, bytes; writes beyond it wait.
+	Backlog int64
 	// SendQueue is how many messages a client may be behind before it counts as slow.
 	SendQueue int
 	// SlowTimeout is how long a client with something to read may take no byte.
@@ -91,17 +104,20 @@ func DefaultConfig() Config {
 		MaxMessage:       64 << 10,
 		MaxPublish:       64 << 10,
 		MaxSubscriptions: 1024,
-		MaxChannels:      100_000,
-		Replay:           100,
-		LogBudget:        64 << 20,
-		BufferBudget:     32 << 20,
-		SendQueue:        256,
-		SlowTimeout:      5 * time.Second,
-		RateBurst:        100,
-		RatePerSec:       10,
-		Ping:             20 * time.Second,
-		Drain:            30 * time.Second,
-		SndBuf:           4096,
-		RcvBuf:           4096,
+
+		MoreSubscriptions: 1_000_000,
+		MaxChannels:       100_000,
+		Replay:            100,
+		LogBudget:         64 << 20,
+		BufferBudget:      32 << 20,
+		Backlog:           64 << 20,
+		SendQueue:         256,
+		SlowTimeout:       5 * time.Second,
+		RateBurst:         100,
+		RatePerSec:        10,
+		Ping:              20 * time.Second,
+		Drain:             30 * time.Second,
+		SndBuf:            4096,
+		RcvBuf:            4096,
 	}
 }

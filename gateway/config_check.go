@@ -40,6 +40,8 @@ func (c *Config) check() error {
 		{"MaxPublish", int64(c.MaxPublish), 1},
 		{"LogBudget", c.LogBudget, 1 << 20},
 		{"BufferBudget", c.BufferBudget, 1 << 20},
+		{"--backlog", c.Backlog, 64 << 10},
+		{"SndBuf", int64(c.SndBuf), 2048},
 		{"--slow-timeout", int64(c.SlowTimeout), int64(tick)},
 		{"--ping", int64(c.Ping), int64(tick)},
 		{"the handshake timeout", int64(c.HandshakeTimeout), int64(tick)},

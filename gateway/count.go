@@ -30,9 +30,12 @@ type counters struct {
 	SlowStrikes        atomic.Uint64
 	SlowCut            atomic.Uint64
 	FrameTimeouts      atomic.Uint64 // messages not finished in time
+	HeldBack           atomic.Uint64 // writes not made for want of backlog budget
+	Evicted            atomic.Uint64 // connections reset for holding that budget without progress
 	GoodbyesUnsaid     atomic.Uint64 // closed by reset: the socket didn't take the last words
 	GoodbyesUnanswered atomic.Uint64 // the peer didn't close after them
 	Drained            atomic.Uint64 // told to come back later
+	MemoryErrors       atomic.Uint64 // readings of the memory in use that were not whole
 	LateTicks          atomic.Uint64 // ticks a busy loop missed
 	PublishRefused     atomic.Uint64 // publications refused before the broker
 	PublishBusy        atomic.Uint64 // requests refused for the bytes under way

@@ -42,7 +42,7 @@ func (s *shard) enqueue(ch *channel.Channel) {
 // flush writes for one turn.
 func (s *shard) flush() {
 	s.turn++
-	budget := flushTurn
+	budget := s.flushTurn
 	for budget > 0 {
 		if s.nextConn == len(s.touched) {
 			s.touched, s.nextConn = s.touched[:0], 0
@@ -68,7 +68,7 @@ func (s *shard) collect() {
 	done := 0
 	for _, sc := range s.queue {
 		next, _ := sc.ch.Head()
-		for len(s.nodes) < flushNodes {
+		for len(s.nodes) < s.flushNodes {
 			_, m := sc.Walk()
 			if m == nil {
 				if !sc.again {
@@ -88,7 +88,7 @@ func (s *shard) collect() {
 			}
 			s.link(connRef{m.Conn, c.gen}, c, sc.id)
 		}
-		if len(s.nodes) >= flushNodes {
+		if len(s.nodes) >= s.flushNodes {
 			break // this channel goes on in the next round
 		}
 		sc.queued = false
@@ -236,6 +236,9 @@ func (s *shard) writeSegs(r connRef, c *slot) bool {
 	for i := range s.segs {
 		s.iov = append(s.iov, s.segs[i].span.Bytes)
 		total += len(s.segs[i].span.Bytes)
+	}
+	if !s.afford(r, c, total) {
+		return false
 	}
 	var n int
 	var err error

@@ -34,6 +34,7 @@ type Gateway struct {
 	broker     broker.Broker
 	hub        *channel.Hub
 	pool       *bufpool.Pool
+	backlog    backlog
 	gate       *capacity.Gate
 	node       string
 	limits     wire.Limits
@@ -55,7 +56,10 @@ type Gateway struct {
 	count    counters
 	sampler  sampler
 	draining atomic.Bool
-	down     chan struct{} // closed when the hub's ticker is to end
+	pressure atomic.Uint32                   // a capacity.State
+	memory   atomic.Pointer[capacity.Sample] // the last reading, nil when it isn't watched
+	more     atomic.Int64                    // subscriptions beyond those included in a connection
+	down     chan struct{}                   // closed when the hub's ticker is to end
 	tickers  sync.WaitGroup
 	done     chan struct{} // closed when a loop died
 	fatal    atomic.Pointer[error]
@@ -86,6 +90,7 @@ func newGateway(cfg Config, newLoop func(netpoll.Config) (netpoll.Loop, error)) 
 		limits:     wire.Limits{MaxMessage: cfg.MaxMessage, MaxFragments: 1024},
 		echoLimits: wire.Limits{MaxMessage: cfg.MaxMessage, Binary: true},
 		maxHeads:   max(1, cfg.MaxHandshakes/cfg.Shards),
+		backlog:    backlog{limit: cfg.Backlog},
 		publishing: semaphore.NewWeighted(publishMemory),
 		down:       make(chan struct{}),
 		done:       make(chan struct{}),
@@ -169,6 +174,15 @@ func (g *Gateway) Start() (err error) {
 	g.startAdmin()
 	g.tickers.Add(1)
 	go g.tickHub()
+	if g.cfg.Memory != nil {
+		ctx, cancel := context.WithCancel(context.Background())
+		g.tickers.Add(1)
+		go g.watchMemory(ctx)
+		go func() {
+			<-g.down
+			cancel()
+		}()
+	}
 	acceptor, err := netpoll.NewAcceptor(g.listener, netpoll.AcceptorConfig{
 		Accepted: g.place,
 		Refusal:  refuseFull.AppendResponse(nil, 1000),

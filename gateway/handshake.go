@@ -128,7 +128,7 @@ func (s *shard) headDone(r connRef, c *slot, head, rest []byte) {
 	case ref != nil:
 	case s.draining.Load():
 		ref = refuseDraining
-	case !s.g.gate.TryAcquire():
+	case s.g.refusing(), !s.g.gate.TryAcquire():
 		ref = refuseFull
 	}
 	if ref != nil {

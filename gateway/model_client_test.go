@@ -71,6 +71,7 @@ type modelSub struct {
 	explicit  bool
 	mayStale  int // how often it may be told stale besides the log
 	recovered bool
+	noStream  bool // subscribed before the first epoch, and had no message
 	byWild    bool // placed by a wildcard
 	got       int
 	had       []string // for failures
@@ -542,6 +543,7 @@ func (c *modelClient) place(name, epoch string, seq uint64, since bool, p wire.P
 		}
 	}
 	if epoch == "" {
+		s.noStream = true
 		s.explained = 1 << 62 // no stream yet: the first message begins the chain
 	}
 	from := seq
@@ -772,7 +774,7 @@ func (c *modelClient) entry(f frame, raw []byte) {
 			if f.Seq <= s.last && s.epoch == e.epoch {
 				c.failf("%.150s after seq %d", raw, s.last)
 			}
-			s.last, s.explained, s.epoch = f.Seq, f.Seq, e.epoch
+			s.last, s.explained, s.epoch, s.noStream = f.Seq, f.Seq, e.epoch, false
 			s.afters = map[uint64]bool{f.Seq: true}
 		case "gap":
 			if f.Why == "epoch" {
@@ -780,7 +782,9 @@ func (c *modelClient) entry(f frame, raw []byte) {
 			} else {
 				s.explained = max(s.explained, f.Before-1)
 			}
-			s.epoch = e.epoch
+			if s.epoch = e.epoch; len(next) > 1 {
+				s.epoch = "" // the next entry says which
+			}
 			s.afters = map[uint64]bool{e.after: true}
 		default:
 			// Who resumed ahead of the channel's head stands at the head now.
@@ -843,10 +847,27 @@ func (c *modelClient) ownGap(name string, s *modelSub, mc *modelChan, f frame, r
 	if len(next) == 0 {
 		c.failf("%s: the log never began behind %d after entry %d of %s", raw, f.Before-1, slices.Min(s.at), s.describe(mc))
 	}
+	if f.Why != "epoch" && s.epoch != "" && (!s.byWild || s.got > 0) {
+		// What it falls over is of its own epoch.
+		same := func(k int) bool {
+			return slices.ContainsFunc(s.at, func(a int) bool {
+				if k < len(mc.entries) && (mc.entries[k].why == "epoch" || k > 0 && mc.entries[k].epoch != mc.entries[k-1].epoch) {
+					return true // the epoch's own gap comes next
+				}
+				return a <= k && !slices.ContainsFunc(mc.entries[a:k], func(e entry) bool { return e.epoch != s.epoch })
+			})
+		}
+		if !slices.ContainsFunc(next, same) {
+			c.failf("%s, but the epoch ended in between: %s", raw, s.describe(mc))
+		}
+	}
+	if f.Why == "epoch" || s.byWild {
+		s.epoch = "" // the next entry says which
+	}
 	s.at = next
 	s.last = 0
 	s.explained = f.Before - 1
-	if s.epoch == "" {
+	if c.w.epoch == "" || s.noStream {
 		s.explained = 1 << 62 // still no stream
 	}
 	s.afters = map[uint64]bool{f.Before - 1: true}

@@ -158,7 +158,9 @@ func (w *world) op() {
 		w.tickHub()
 	case n < 680:
 		w.room(pick(w.rng, live))
-	case n < 690:
+	case n < 684:
+		w.squeeze(pick(w.rng, live))
+	case n < 692:
 		w.leave(pick(w.rng, live))
 	case n < 715:
 		w.tick()

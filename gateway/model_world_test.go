@@ -99,6 +99,7 @@ func newWorld(t *testing.T, seed uint64, seen map[string]int) *world {
 	cfg.RateBurst, cfg.RatePerSec = 1_000_000, 1_000_000
 	cfg.FrameTimeout, cfg.HandshakeTimeout = time.Hour, time.Hour
 	cfg.Ping = time.Hour
+	cfg.Backlog = pick(w.rng, []int64{64 << 10, 64 << 20})
 	cfg.SendQueue = pick(w.rng, []int{4, 64, 1 << 20})
 	cfg.Replay = pick(w.rng, []int{0, 3, 50})
 	g, err := newGateway(cfg, func(netpoll.Config) (netpoll.Loop, error) {
@@ -110,7 +111,9 @@ func newWorld(t *testing.T, seed uint64, seen map[string]int) *world {
 		t.Fatal(err)
 	}
 	w.g = g
+	turn, nodes := pick(w.rng, []int{1, 2, 5, flushTurn}), pick(w.rng, []int{1, 2, 5, flushNodes})
 	for i, s := range g.shards {
+		s.flushTurn, s.flushNodes = turn, nodes
 		w.loops[i].Start(s)
 	}
 	// One worker that is waited for: what the pool does happens in order.
@@ -307,6 +310,11 @@ func (w *world) noteStarts() {
 		mc := w.hubCh(ch.Name)
 		ord, _ := ch.Begin()
 		mc.starts[mc.base+int(ord)] = true
+		if k := mc.base + int(ord) - 1; ord > 0 && k < len(mc.entries) && mc.entries[k].epoch == w.epoch && mc.epoch == w.epoch {
+			if _, ok := ch.Read(ord - 1); ok {
+				w.failf("%s begins at entry %d, and holds the one before it", mc.name, k+1)
+			}
+		}
 	}
 }
 
@@ -440,6 +448,11 @@ func (w *world) open(fresh bool) {
 			w.say("lost %d..%d", after, before)
 			w.seen["lost"]++
 			w.deliver(func(h *channel.Hub) { h.Lost(after, before) })
+			w.g.hub.Each(func(ch *channel.Channel) {
+				if _, seq := ch.Head(); seq < before-1 {
+					w.failf("%s stands at %d, and isn't told of the loss", ch.Name, seq)
+				}
+			})
 			missed = missed[n:]
 			continue
 		}
@@ -588,6 +601,31 @@ func (w *world) arrive(c *modelClient) {
 	c.toSend = c.toSend[n:]
 }
 
+// squeeze lets a client fall behind until it may be cut.
+func (w *world) squeeze(c *modelClient) {
+	if c.steady {
+		return
+	}
+	c.sock.SetRoom(w.rng.IntN(3000))
+	w.say("fd %d: squeezed, room %d", c.sock.FD(), c.sock.Room())
+	for range 1 + w.rng.IntN(5) {
+		w.publish()
+		for i := range w.loops {
+			w.mail(i)
+			w.settlePool()
+		}
+		if w.chance(50) {
+			w.tick()
+		}
+		w.readAll()
+		if c.sock.Closed() {
+			return
+		}
+	}
+	c.sock.Give(w.rng.IntN(3000)) // and the event is not looked at yet
+	w.tick()
+}
+
 // room changes what a client's socket takes.
 func (w *world) room(c *modelClient) {
 	if c.steady {
@@ -682,6 +720,13 @@ func (w *world) checkBudget() {
 		}
 	})
 	inLogs := len(chunks)
+	logs, largest := int64(0), int64(0)
+	for _, cost := range chunks {
+		logs, largest = logs+cost, max(largest, cost)
+	}
+	if limit := w.g.hub.Budget().Limit(); logs > limit+largest {
+		w.failf("the logs hold %d B, over %d by more than a chunk", logs, limit)
+	}
 	for _, s := range w.g.shards {
 		for i := range s.slots.size() {
 			if e := s.slots.at(i).ext; e != nil && len(e.pin.Rest()) > 0 {

@@ -158,6 +158,8 @@ func (p *plainServer) readyz(w http.ResponseWriter, _ *http.Request) {
 		reason = "starting"
 	case !state.Connected:
 		reason = "broker_down"
+	case p.g.gate.Max() == 0:
+		reason = "memory_limit" // it shrank to where nothing fits
 	}
 	if reason == "" {
 		writeJSON(w, http.StatusOK, map[string]any{"status": "ready"})

@@ -38,6 +38,8 @@ type shard struct {
 	id   int
 	loop netpoll.Loop
 
+	flushTurn, flushNodes int // the constants, but in tests
+
 	// Owned by the loop.
 	now        uint32 // ticks since the start, from 1 on
 	slots      slab
@@ -47,6 +49,8 @@ type shard struct {
 	wild       map[string][]wildMember // by prefix
 	lookups    map[string][]lookup     // by channel: under way at the pool
 	run        []connRef               // to be read again without an event
+	charged    fifo                    // holding a part of the backlog budget, charged longest ago first
+	held       fifo                    // held back for want of it, first come first
 	lagging    []lagged                // blocked: looked at by every slow sweep
 	leaving    []connRef               // in stateClosing; may name the gone
 	refused    fifo                    // of those, the ones never admitted, oldest first
@@ -130,6 +134,7 @@ type mailbox struct {
 func newShard(g *Gateway, id int, loop netpoll.Loop) *shard {
 	s := &shard{
 		g: g, id: id, loop: loop,
+		flushTurn: flushTurn, flushNodes: flushNodes,
 		now:     1,
 		chanIDs: make(map[*channel.Channel]uint32),
 		wild:    make(map[string][]wildMember),
@@ -195,6 +200,9 @@ func (s *shard) Mail() {
 	clear(s.added)
 	s.flush()
 	s.runReaders()
+	if s.held.len() > 0 {
+		s.freeHeld()
+	}
 	if s.pending() {
 		s.loop.Wake()
 	}
@@ -215,10 +223,13 @@ func (s *shard) Ready(token uint64, ev netpoll.Event) {
 	if ev&netpoll.Closed != 0 {
 		c.flags |= flagHangup
 	}
-	if ev&netpoll.Out != 0 && c.flags&flagBlocked != 0 {
+	if ev&netpoll.Out != 0 && c.flags&(flagBlocked|flagHeld) == flagBlocked {
 		s.writable(r, c)
 		if c = s.slots.get(r); c == nil {
 			return
+		}
+		if c.state == stateOpen && c.flags&(flagBlocked|flagHeld) == flagBlocked {
+			s.grow(c) // it took something, and is full again
 		}
 	}
 	if ev&(netpoll.In|netpoll.Closed) != 0 {
@@ -305,6 +316,7 @@ func (s *shard) forget(r connRef, c *slot) {
 	} else if c.state == stateClosing {
 		s.refusedNow--
 	}
+	s.uncharge(c)
 	s.slots.give(r.index)
 	s.conns.Add(-1)
 }
@@ -355,3 +367,5 @@ func (f *fifo) peek() (connRef, bool) {
 }
 
 func (f *fifo) pop() { f.at++ }
+
+func (f *fifo) len() int { return len(f.refs) - f.at }

@@ -31,6 +31,8 @@ const (
 	flagPinged                         // a WebSocket ping was sent since the last sign of life
 	flagAdmitted                       // holds a place at the gate
 	flagDrained                        // was told to go
+	flagCharged                        // holds a part of the backlog budget, and is on the shard's list of those
+	flagHeld                           // is not written to for want of that budget, and is on the list of those
 )
 
 // slot is one connection: what an idle client costs this process, besides a
@@ -41,11 +43,14 @@ type slot struct {
 	state connState
 	flags connFlags
 
-	strikes  uint8  // sweeps in a row at which it was too far behind
-	errs     uint8  // protocol-level errors answered
-	warnings uint8  // commands refused for their rate
-	control  uint16 // control frames received this second
-	pend     int32  // head of its pending channels in shard.nodes, noNode without
+	strikes   uint8  // sweeps in a row at which it was too far behind
+	errs      uint8  // protocol-level errors answered
+	warnings  uint8  // commands refused for their rate
+	charge    uint8  // of the backlog budget, pages
+	sendShift uint8  // SO_SNDBUF is the configured one shifted so often
+	control   uint16 // control frames received this second
+	ackedAt   uint16 // low half of the tick at which its unacknowledged bytes were last seen to shrink
+	pend      int32  // head of its pending channels in shard.nodes, noNode without
 
 	opened   uint32 // tick at which it was accepted
 	readAt   uint32 // tick of the last bytes from it

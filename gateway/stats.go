@@ -3,6 +3,8 @@ package gateway
 import (
 	"runtime"
 	"time"
+
+	"github.com/odin-ws/odin/capacity"
 )
 
 // Stats is a gateway's condition as /stats shows it. Counts are since the start.
@@ -51,6 +53,8 @@ type Stats struct {
 	Late               uint64            `json:"lateMessages"`
 	SlowStrikes        uint64            `json:"slowStrikes"`
 	FrameTimeouts      uint64            `json:"frameTimeouts"`
+	HeldBack           uint64            `json:"heldBack"`
+	Evicted            uint64            `json:"evicted"`
 	GoodbyesUnsaid     uint64            `json:"goodbyesUnsaid"`
 	GoodbyesUnanswered uint64            `json:"goodbyesUnanswered"`
 	Drained            uint64            `json:"drained"`
@@ -59,6 +63,14 @@ type Stats struct {
 	LookupsFailed      uint64            `json:"lookupsFailed"`
 	WildcardOverflow   uint64            `json:"wildcardOverflow"`
 	LateTicks          uint64            `json:"lateTicks"`
+
+	BacklogBytes  int64 `json:"backlogBytes"` // kernel memory charged for unacknowledged bytes
+	BacklogBudget int64 `json:"backlogBudgetBytes"`
+
+	Pressure         string `json:"pressure"` // normal, refuse or evict
+	MemoryUsedBytes  int64  `json:"memoryUsedBytes,omitempty"`
+	MemoryLimitBytes int64  `json:"memoryLimitBytes,omitempty"`
+	MemoryErrors     uint64 `json:"memoryErrors"`
 
 	PooledBytes int64  `json:"pooledBytes"` // buffers lent
 	PooledIdle  int64  `json:"pooledIdleBytes"`
@@ -136,6 +148,8 @@ func (g *Gateway) Stats() Stats {
 		Late:               h.Late.Load(),
 		SlowStrikes:        c.SlowStrikes.Load(),
 		FrameTimeouts:      c.FrameTimeouts.Load(),
+		HeldBack:           c.HeldBack.Load(),
+		Evicted:            c.Evicted.Load(),
 		GoodbyesUnsaid:     c.GoodbyesUnsaid.Load(),
 		GoodbyesUnanswered: c.GoodbyesUnanswered.Load(),
 		Drained:            c.Drained.Load(),
@@ -144,6 +158,9 @@ func (g *Gateway) Stats() Stats {
 		LookupsFailed:      c.LookupsFailed.Load(),
 		WildcardOverflow:   c.WildcardOverflow.Load(),
 		LateTicks:          c.LateTicks.Load(),
+
+		BacklogBytes:  g.backlog.used.Load(),
+		BacklogBudget: g.backlog.limit,
 
 		PooledBytes: g.pool.InUse(),
 		PooledIdle:  g.pool.Idle(),
@@ -156,6 +173,11 @@ func (g *Gateway) Stats() Stats {
 			Delivered: bc.Delivered, Refetched: bc.Refetched, Lost: bc.Lost,
 			Duplicates: bc.Duplicates, Overflows: bc.Overflows, Reconnects: bc.Reconnects,
 		},
+	}
+	st.Pressure = capacity.State(g.pressure.Load()).String()
+	st.MemoryErrors = c.MemoryErrors.Load()
+	if s := g.memory.Load(); s != nil {
+		st.MemoryUsedBytes, st.MemoryLimitBytes = s.Used, s.Of.Bytes
 	}
 	if state.Err != nil {
 		st.Broker.Error = state.Err.Error()

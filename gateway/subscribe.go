@@ -4,6 +4,7 @@ import (
 	"sort"
 	"strings"
 
+	"github.com/odin-ws/odin/capacity"
 	"github.com/odin-ws/odin/gateway/channel"
 	"github.com/odin-ws/odin/gateway/wire"
 )
@@ -68,6 +69,9 @@ func (c *slot) addSub(at int, n sub) {
 // leave takes a connection out of a channel; at is the index in c.subs.
 func (s *shard) leave(c *slot, at int) {
 	n := c.subs[at]
+	if len(c.subs) > capacity.IncludedSubscriptions {
+		s.g.more.Add(-1)
+	}
 	c.subs = append(c.subs[:at], c.subs[at+1:]...)
 	if len(c.subs) == 0 {
 		c.subs = nil
@@ -91,6 +95,7 @@ func (s *shard) removeMember(sc *shardChan, index uint32) {
 // leaveAll takes a connection out of everything.
 func (s *shard) leaveAll(r connRef, c *slot) {
 	s.g.count.Subscriptions.Add(-int64(len(c.subs)))
+	s.g.more.Add(-int64(max(0, len(c.subs)-capacity.IncludedSubscriptions)))
 	subs := c.subs
 	for _, n := range subs {
 		s.removeMember(s.chans[n.chanID], n.member())
@@ -137,6 +142,9 @@ func (s *shard) enter(c *slot, r connRef, sc *shardChan, at int, explicit bool, 
 	}
 	c.addSub(at, sub{chanID: sc.id, index: index})
 	s.g.count.Subscriptions.Add(1)
+	if len(c.subs) > capacity.IncludedSubscriptions {
+		s.g.more.Add(1)
+	}
 	if s.g.hub.Follow(sc.ch) {
 		gap = wire.AppendStale(gap, sc.ch.Name)
 	}
@@ -214,7 +222,7 @@ func (s *shard) subSteady(r connRef, c *slot, cmd *wire.Command) (frame, gaps []
 			ack.Reject(name, "limit") // the pool made it known, unless the node is full
 			continue
 		}
-		if !s.isMember(c, ch) && s.subCount(c) >= s.g.cfg.MaxSubscriptions {
+		if !s.isMember(c, ch) && !s.roomFor(c, 1) {
 			ack.Reject(name, "limit")
 			continue
 		}
@@ -277,6 +285,17 @@ func (s *shard) subCount(c *slot) int {
 	return n
 }
 
+// roomFor reports whether a connection may have n more subscriptions: its own
+// limit, and, beyond those included, what all share.
+func (s *shard) roomFor(c *slot, n int) bool {
+	have := s.subCount(c)
+	if have+n > s.g.cfg.MaxSubscriptions {
+		return false
+	}
+	more := max(0, have+n-capacity.IncludedSubscriptions) - max(0, have-capacity.IncludedSubscriptions)
+	return more == 0 || s.g.more.Load()+int64(more) <= int64(s.g.cfg.MoreSubscriptions)
+}
+
 // subWild subscribes to every channel of a prefix, existing now or later.
 func (s *shard) subWild(r connRef, c *slot, name, prefix string, pos *wire.Position, cmd *wire.Command, epoch string, head uint64, gaps []byte) ([]byte, joined) {
 	hub := s.g.hub
@@ -296,7 +315,7 @@ func (s *shard) subWild(r connRef, c *slot, name, prefix string, pos *wire.Posit
 		}
 		return fresh <= room
 	})
-	if fresh > room {
+	if fresh > room || !s.roomFor(c, fresh) {
 		s.settle(c)
 		j.reject = "limit"
 		return gaps, j
@@ -357,7 +376,7 @@ func (s *shard) matchWild(ch *channel.Channel) {
 			if c == nil || s.isMember(c, ch) {
 				continue
 			}
-			if s.subCount(c) >= s.g.cfg.MaxSubscriptions {
+			if !s.roomFor(c, 1) {
 				s.g.count.WildcardOverflow.Add(1)
 				s.wbuf = wire.AppendErr(s.wbuf[:0], wire.ID{}, "limit", "a wildcard matches a new channel beyond this connection's limit: "+ch.Name, 0)
 				s.send(w.connRef, c, s.wbuf)

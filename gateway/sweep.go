@@ -21,6 +21,7 @@ func (s *shard) Tick(n int) {
 	if n > 1 {
 		s.g.count.LateTicks.Add(uint64(n - 1))
 	}
+	s.sweepBacklog()
 	s.sweepSlow()
 	s.sweepLeaving()
 	size := s.slots.size()
@@ -129,7 +130,8 @@ func (s *shard) sweepSlow() {
 		l.lag = lag
 		kept = append(kept, l)
 		switch {
-		case c.state != stateOpen:
+		case c.state != stateOpen || c.flags&flagHeld != 0:
+			// Who is held back is not slow; what it holds is the budget's concern.
 		case s.now-c.wroteAt >= ticks(s.g.cfg.SlowTimeout):
 			s.cut(l.connRef, c, "takes nothing")
 		case lag <= uint32(s.g.cfg.SendQueue) || lag < was:

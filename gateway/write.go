@@ -27,7 +27,7 @@ func (s *shard) send(r connRef, c *slot, frame []byte) bool {
 // sendv is send for a frame in two parts.
 func (s *shard) sendv(r connRef, c *slot, a, b []byte) bool {
 	written := 0
-	if c.flags&flagBlocked == 0 && !c.owes() {
+	if c.flags&flagBlocked == 0 && !c.owes() && s.afford(r, c, len(a)+len(b)) {
 		var err error
 		if len(b) == 0 {
 			written, err = s.loop.Write(int(c.fd), a)
@@ -147,6 +147,9 @@ func (s *shard) settleDebts(r connRef, c *slot) bool {
 
 // push writes b and reports whether all of it was taken.
 func (s *shard) push(r connRef, c *slot, b []byte, took func(int)) bool {
+	if !s.afford(r, c, len(b)) {
+		return false
+	}
 	n, err := s.loop.Write(int(c.fd), b)
 	if err != nil && !netpoll.Again(err) {
 		if c.state == stateOpen {

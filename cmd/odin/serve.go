@@ -74,8 +74,7 @@ func serve(ctx context.Context, l *loaded, environ []string, stdout, stderr io.W
 	log.Info(sum.Sentence())
 	log.Info(sum.BoundSentence())
 	if _, set := lookupEnv(environ, "GOMEMLIMIT"); !set {
-		kernel := min(capacity.KernelPerConnection, sum.BytesPerConnection)
-		debug.SetMemoryLimit(capacity.GoMemLimit(sum.Limit.Bytes, sum.Max, kernel, sum.Backlog))
+		debug.SetMemoryLimit(sum.GoMemLimit())
 	}
 	shards := int(l.Shards)
 	if shards == 0 {
@@ -91,6 +90,18 @@ func serve(ctx context.Context, l *loaded, environ []string, stdout, stderr io.W
 		defer func() { _ = os.RemoveAll(dir) }()
 	}
 	cfg := l.gatewayConfig(sum.Max, shards, log)
+	budgets, err := l.budgets(sum, &cfg)
+	if err != nil {
+		return err
+	}
+	log.Info("Budgets", "logs", capacity.FormatSize(cfg.LogBudget), "buffers", capacity.FormatSize(cfg.BufferBudget),
+		"backlog", capacity.FormatSize(cfg.Backlog), "broker", capacity.FormatSize(budgets.Broker), "handshakes", cfg.MaxHandshakes)
+	usage, err := l.watch(sum, &cfg)
+	if err != nil {
+		log.Warn("The memory in use can't be watched; the budgets hold all the same", "err", err)
+	} else {
+		defer usage.Close()
+	}
 	b, err := jetstream.New(jetstream.Config{
 		URL: string(l.NATSURL), DataDir: dir, Listen: string(l.NATSListen), ConfigFile: string(l.NATSConfig),
 		Retention: int64(l.Retention), MaxPayload: cfg.MaxPublish, Name: string(l.Node), Log: log,
@@ -176,7 +187,6 @@ func (l *loaded) gatewayConfig(maxConnections, shards int, log *slog.Logger) gat
 	c.Shards, c.MaxConnections, c.MaxHandshakes = shards, maxConnections, int(l.MaxHandshakes)
 	c.MaxMessage, c.MaxSubscriptions = int(l.MaxMessage), int(l.MaxSubscriptions)
 	c.MaxChannels, c.Replay = int(l.MaxChannels), int(l.Replay)
-	c.BufferBudget = max(c.BufferBudget, 4*int64(l.MaxMessage)) // a few of the longest at once
 	c.SendQueue, c.SlowTimeout = int(l.SendQueue), time.Duration(l.SlowTimeout)
 	c.RateBurst, c.RatePerSec = int(l.RateBurst), int(l.RatePerSec)
 	c.Ping, c.MaxAge, c.Drain = time.Duration(l.Ping), time.Duration(l.MaxAge), time.Duration(l.Drain)
@@ -189,6 +199,54 @@ func (l *loaded) gatewayConfig(maxConnections, shards int, log *slog.Logger) gat
 	}
 	c.Echo, c.Node, c.Log = bool(l.Echo), string(l.Node), log
 	return c
+}
+
+// budgets sets the shares of the memory that the sum leaves to the process, each
+// enforced by who it is for. What the limit has beyond the sum (when
+// descriptors or the configuration are the tighter bound) makes the logs and
+// buffers larger.
+func (l *loaded) budgets(sum capacity.Result, c *gateway.Config) (capacity.Shares, error) {
+	longest := 4 * int64(l.MaxMessage) // a few of the longest messages at once
+	spare := sum.Limit.Bytes - sum.RuntimeOverhead - sum.Backlog - int64(sum.Max)*sum.BytesPerConnection
+	if spare < capacity.MiB { // what the division leaves
+		spare = 0
+	}
+	shares, err := capacity.BudgetsFor(sum.Limit.Bytes, sum.RuntimeOverhead, capacity.Needs{Buffers: max(0, longest-spare/8)})
+	if err != nil {
+		return shares, usageError{err}
+	}
+	c.LogBudget = shares.Logs + min(spare/8, capacity.GiB)
+	c.BufferBudget = max(longest, shares.Buffers+min(spare/8, 256*capacity.MiB))
+	c.Backlog = max(sum.Backlog, leastBacklog)
+	c.MoreSubscriptions = shares.MoreSubscriptions() + int(min(spare/8, capacity.GiB)/capacity.SubscriptionCost)
+	// Half for those not upgraded yet, half for those being told that there is
+	// no place. They need descriptors too.
+	c.MaxHandshakes = max(1, min(c.MaxHandshakes, shares.Unadmitted()/2))
+	if sum.Descriptors > 0 {
+		c.MaxHandshakes = max(1, min(c.MaxHandshakes, (int(min(sum.Descriptors, 1<<30))-sum.Max)/3))
+	}
+	return shares, nil
+}
+
+// leastBacklog lets a few connections be written to at a time.
+const leastBacklog = 256 * capacity.KiB
+
+// watch opens the files that say how much memory is in use.
+func (l *loaded) watch(sum capacity.Result, c *gateway.Config) (*capacity.Usage, error) {
+	var set capacity.Limit
+	if l.MemoryLimit != 0 {
+		set = sum.Limit
+	}
+	usage, err := capacity.OpenUsage(capacity.UsageConfig{Set: set})
+	if err != nil {
+		return nil, err
+	}
+	c.Memory = usage.Read
+	c.Recompute = func(limit capacity.Limit) (int, error) {
+		r, err := sum.Recompute(limit)
+		return r.Max, err
+	}
+	return usage, nil
 }
 
 // dataDir is where the embedded stream is kept; "" with --nats-url. A temporary

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/odin-ws/odin/capacity"
 	"github.com/odin-ws/odin/internal/market"
 )
 
@@ -235,10 +236,62 @@ func TestGatewayConfig(t *testing.T) {
 	if c.Addr != ":1" || c.Replay != 7 || c.SendQueue != 8 || c.SlowTimeout != 9*time.Second || c.RateBurst != 10 || c.RatePerSec != 11 ||
 		c.Ping != 12*time.Second || c.MaxAge != 13*time.Second || c.MaxMessage != 17<<20 || c.MaxSubscriptions != 14 ||
 		c.Drain != 15*time.Second || c.AllowOrigin[0] != "https://a.example" || !c.Echo || c.Node != "n" ||
-		c.MaxChannels != 16 || c.MaxHandshakes != 17 || c.MaxConnections != 99 || c.Shards != 3 || c.BufferBudget < 2*17<<20 {
+		c.MaxChannels != 16 || c.MaxHandshakes != 17 || c.MaxConnections != 99 || c.Shards != 3 {
 		t.Errorf("%+v", c)
 	}
 	if len(c.TrustedProxies) != 2 || c.TrustedProxies[0].String() != "10.0.0.0/8" || c.TrustedProxies[1].String() != "192.0.2.1/32" {
 		t.Errorf("proxies %v", c.TrustedProxies)
+	}
+}
+
+// The shares fit what the sum leaves to the process, and grow only into memory
+// that no connection is admitted for.
+func TestBudgets(t *testing.T) {
+	for name, row := range map[string]struct {
+		args        []string
+		descriptors uint64
+		fits        bool
+		want        string
+	}{
+		"container":           {args: []string{"--memory-limit=512MiB"}, descriptors: 1_000_000, fits: true},
+		"few descriptors":     {args: []string{"--memory-limit=512MiB"}, descriptors: 20_000},
+		"small":               {args: []string{"--memory-limit=96MiB", "--runtime-overhead=48MiB", "--backlog=8MiB"}, descriptors: 1_000_000, fits: true},
+		"long messages":       {args: []string{"--memory-limit=512MiB", "--max-message=17MiB"}, descriptors: 1_000_000, fits: true},
+		"overhead too small":  {args: []string{"--memory-limit=96MiB", "--runtime-overhead=16MiB", "--backlog=8MiB"}, descriptors: 1_000_000, want: "--runtime-overhead"},
+		"long, with overhead": {args: []string{"--memory-limit=512MiB", "--max-message=17MiB", "--runtime-overhead=256MiB"}, descriptors: 1_000_000, fits: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l, err := load(t, row.args, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			sum, err := capacity.Compute(capacity.Input{
+				Limit: capacity.Limit{Bytes: int64(l.MemoryLimit), Source: "test"}, Profile: capacity.EventLoop,
+				RuntimeOverhead: int64(l.RuntimeOverhead), Backlog: int64(l.Backlog), Replay: 100, Descriptors: row.descriptors,
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			c := l.gatewayConfig(sum.Max, 2, nil)
+			shares, err := l.budgets(sum, &c)
+			if row.want != "" {
+				if err == nil || !strings.Contains(err.Error(), row.want) {
+					t.Fatalf("%v", err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			own := shares.Runtime + shares.Broker + c.LogBudget + c.BufferBudget +
+				int64(c.MoreSubscriptions)*capacity.SubscriptionCost + int64(2*c.MaxHandshakes)*(capacity.KernelPerConnection+capacity.OwnPerConnection)
+			all := own + c.Backlog + int64(sum.Max)*sum.BytesPerConnection
+			if all > sum.Limit.Bytes || row.fits && own > sum.RuntimeOverhead {
+				t.Errorf("%d of its own, %d in all: %+v", own, all, c)
+			}
+			if c.BufferBudget < 4*int64(l.MaxMessage) || c.MaxHandshakes < 16 || c.Backlog != sum.Backlog {
+				t.Errorf("%+v", c)
+			}
+		})
 	}
 }

@@ -260,6 +260,13 @@ func TestRejoinAcrossEpochs(t *testing.T) {
 	if !epoch || ord != ch.chunks[0].first || before != ch.chunks[0].prev+1 {
 		t.Errorf("without it: %d, %d, %v", ord, before, epoch)
 	}
+	// Who had read all of the old epoch has missed just that gap.
+	if _, _, epoch := ch.Rejoin(2); !epoch {
+		t.Error("one entry behind: the new epoch isn't told")
+	}
+	if _, _, epoch := ch.Rejoin(3); epoch {
+		t.Error("who has read the gap is told again")
+	}
 }
 
 func TestInboxWakesOnce(t *testing.T) {

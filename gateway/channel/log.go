@@ -14,6 +14,7 @@ type Log struct {
 	seq       uint64   // sequence of the newest message, the channel's head
 	epochOrd  uint64   // ordinal of the first entry of this epoch; a chunk begins there
 	epochPrev uint64   // the head when the last epoch ended
+	reborn    bool     // the entry at epochOrd says that there was another epoch
 
 	// Owned by the hub's writer.
 	budget *Budget
@@ -111,7 +112,7 @@ func (l *Log) Rejoin(from uint64) (ord, before uint64, newEpoch bool) {
 	defer l.mu.Unlock()
 	ord, prev := l.start()
 	switch {
-	case from >= l.epochOrd:
+	case from > l.epochOrd || from == l.epochOrd && !l.reborn:
 		return ord, prev + 1, false
 	case ord == l.epochOrd: // the epoch's own gap is still to come
 		return ord, l.epochPrev + 1, false

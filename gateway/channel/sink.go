@@ -57,7 +57,7 @@ func (h *Hub) beginEpoch(again bool, head uint64) {
 	for _, ch := range h.all() {
 		old := ch.seq
 		ch.mu.Lock()
-		ch.seq, ch.epochOrd, ch.epochPrev = head, ch.next, old
+		ch.seq, ch.epochOrd, ch.epochPrev, ch.reborn = head, ch.next, old, again
 		ch.mu.Unlock()
 		ch.from, ch.upTo = 0, head
 		if again {

@@ -1,0 +1,226 @@
+package gateway
+
+import (
+	"cmp"
+	"slices"
+	"sync/atomic"
+)
+
+// The kernel charges a socket for what its peer has not acknowledged, by the
+// page: 4 KiB from the first byte on, and with SO_SNDBUF at 4096 it says EAGAIN
+// only at 12 KiB. One message to every client, none of whom acknowledges, is
+// hundreds of megabytes with nobody "blocked". So the memory is counted before
+// it is spent, in one budget for all shards, and a write beyond it is not made:
+// its connection stays behind in the logs, which costs nothing, until others
+// have acknowledged. First come, first served. (docs/adr/0008)
+//
+// Counting is cheap while the budget is far: a page more for each write, up to
+// what the socket can hold at all. From half the budget on, the sockets charged
+// longest ago are asked what they really hold (SO_MEMINFO, 0.2 µs), a few for
+// each write.
+
+const (
+	// page is what socket memory is charged in, bytes.
+	page = 4096
+	// writeOverhead is what the kernel adds to the bytes of a write, at most.
+	writeOverhead = 1024
+	// reclaimStep is how many sockets are asked at each write while the budget
+	// is more than half spent, and reclaimHard when it is spent.
+	reclaimStep = 2
+	reclaimHard = 64
+	// evictAfter is how many ticks a socket may hold memory of the budget
+	// without progress while others are held back for want of it.
+	evictAfter = 10
+	// evictStep is the most connections one shard evicts in a tick.
+	evictStep = 512
+	// maxSendShift bounds how often SO_SNDBUF is doubled: 4 KiB to 256 KiB.
+	maxSendShift = 6
+)
+
+// backlog is the budget for unacknowledged bytes, shared by all shards.
+type backlog struct {
+	limit int64 // bytes
+	used  atomic.Int64
+}
+
+// take charges n bytes; it reports false, and charges nothing, beyond the limit.
+func (b *backlog) take(n int64) bool {
+	if b.used.Add(n) <= b.limit {
+		return true
+	}
+	b.used.Add(-n)
+	return false
+}
+
+// sendPages is the most a connection's socket can hold, pages.
+func (s *shard) sendPages(c *slot) int {
+	return 2*(s.g.cfg.SndBuf<<c.sendShift)/page + 1
+}
+
+// afford charges a connection for a write of n bytes about to be made. When the
+// budget doesn't allow it, the connection is held back and afford reports false.
+func (s *shard) afford(r connRef, c *slot, n int) bool {
+	b := &s.g.backlog
+	want := min(int(c.charge)+(n+writeOverhead+page-1)/page, s.sendPages(c), 255)
+	more := int64(want-int(c.charge)) * page
+	if more <= 0 {
+		return true // paid for all its socket can hold
+	}
+	if b.used.Load() > b.limit/2 {
+		s.reclaim(reclaimStep)
+		if c.charge > 0 {
+			s.measure(c)
+			want = min(int(c.charge)+(n+writeOverhead+page-1)/page, s.sendPages(c), 255)
+			more = int64(want-int(c.charge)) * page
+		}
+	}
+	if !b.take(more) {
+		s.reclaim(reclaimHard)
+		if !b.take(more) {
+			s.hold(r, c)
+			return false
+		}
+	}
+	c.charge = uint8(want)
+	if c.flags&flagCharged == 0 {
+		c.flags |= flagCharged
+		s.charged.push(r)
+	}
+	return true
+}
+
+// measure sets a connection's charge to what its socket holds.
+func (s *shard) measure(c *slot) {
+	n, err := s.loop.Queued(int(c.fd))
+	if err != nil {
+		return // the connection is going; forget settles it
+	}
+	pages := min((n+page-1)/page, 255)
+	if pages < int(c.charge) {
+		c.ackedAt = uint16(s.now)
+	}
+	s.g.backlog.used.Add(int64(pages-int(c.charge)) * page)
+	c.charge = uint8(pages)
+}
+
+// reclaim asks up to n sockets, those charged longest ago first, what they
+// still hold.
+func (s *shard) reclaim(n int) {
+	for range min(n, s.charged.len()) {
+		r, _ := s.charged.peek()
+		s.charged.pop()
+		c := s.slots.get(r)
+		if c == nil || c.flags&flagCharged == 0 {
+			continue
+		}
+		s.measure(c)
+		if c.charge == 0 {
+			c.flags &^= flagCharged
+			continue
+		}
+		s.shrink(c)
+		s.charged.push(r)
+	}
+}
+
+// uncharge gives back all a connection was charged; its socket is gone.
+func (s *shard) uncharge(c *slot) {
+	s.g.backlog.used.Add(-int64(c.charge) * page)
+	c.charge = 0
+	c.flags &^= flagCharged
+}
+
+// hold keeps a connection from writing until the budget allows.
+func (s *shard) hold(r connRef, c *slot) {
+	c.flags |= flagBlocked | flagHeld
+	s.g.count.HeldBack.Add(1)
+	s.held.push(r)
+}
+
+// freeHeld lets those held back write, in the order they came, as far as the
+// budget goes.
+func (s *shard) freeHeld() {
+	b := &s.g.backlog
+	for range s.held.len() {
+		if b.used.Load()+page > b.limit {
+			return
+		}
+		r, _ := s.held.peek()
+		s.held.pop()
+		if c := s.slots.get(r); c != nil && c.flags&flagHeld != 0 {
+			c.flags &^= flagHeld
+			c.wroteAt = s.now // it was not the client that kept it waiting
+			s.writable(r, c)
+		}
+	}
+}
+
+// sweepBacklog is the budget's part of a tick.
+func (s *shard) sweepBacklog() {
+	// Everyone charged is asked about once a second.
+	s.reclaim(max(reclaimHard, s.charged.len()/sweepTicks+1))
+	if s.held.len() == 0 {
+		return
+	}
+	s.freeHeld()
+	if n := s.held.len(); n > 0 {
+		s.reclaim(s.charged.len())
+		s.freeHeld()
+		s.evict(min(s.held.len(), evictStep))
+		s.freeHeld()
+	}
+}
+
+// evict resets up to n connections that hold memory of the budget and make no
+// progress, most-lagged first.
+func (s *shard) evict(n int) {
+	type candidate struct {
+		connRef
+		lag uint32
+	}
+	var all []candidate
+	for i := s.charged.at; i < len(s.charged.refs); i++ {
+		r := s.charged.refs[i]
+		c := s.slots.get(r)
+		if c == nil || c.flags&flagCharged == 0 || c.state != stateOpen ||
+			s.now-c.wroteAt < evictAfter || uint16(s.now)-c.ackedAt < evictAfter {
+			continue
+		}
+		all = append(all, candidate{r, s.lag(c)})
+	}
+	slices.SortFunc(all, func(a, b candidate) int { return cmp.Compare(b.lag, a.lag) })
+	for _, v := range all[:min(n, len(all))] {
+		if c := s.slots.get(v.connRef); c != nil {
+			s.g.count.Evicted.Add(1)
+			s.g.count.closed(closeSlow)
+			s.g.sampled("evict", "a client that acknowledges nothing gave up its memory to others", "conn", s.connID(v.connRef), "behind", v.lag)
+			s.close(v.connRef, c, true)
+		}
+	}
+}
+
+// grow doubles the send buffer of a connection that fills it and makes
+// progress, while the budget is not half spent: 4 KiB is 75 KB/s at 80 ms.
+func (s *shard) grow(c *slot) {
+	// No one socket may hold so much of the budget that it could never be had.
+	b := &s.g.backlog
+	if c.sendShift >= maxSendShift || b.used.Load() > b.limit/2 || int64(s.g.cfg.SndBuf)<<(c.sendShift+1) > b.limit/32 {
+		return
+	}
+	c.sendShift++
+	if s.loop.SetSendBuffer(int(c.fd), s.g.cfg.SndBuf<<c.sendShift) != nil {
+		c.sendShift--
+	}
+}
+
+// shrink takes a grown send buffer back under pressure. What is queued stays
+// until it is acknowledged.
+func (s *shard) shrink(c *slot) {
+	b := &s.g.backlog
+	if c.sendShift == 0 || b.used.Load() < b.limit/4*3 {
+		return
+	}
+	if s.loop.SetSendBuffer(int(c.fd), s.g.cfg.SndBuf) == nil {
+		c.sendShift = 0
+	}
+}

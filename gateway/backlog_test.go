@@ -1,0 +1,192 @@
+package gateway
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/odin-ws/odin/gateway/broker"
+	"github.com/odin-ws/odin/gateway/broker/brokertest"
+	"github.com/odin-ws/odin/netpoll"
+	"github.com/odin-ws/odin/netpoll/netpolltest"
+)
+
+// stalledShard is one shard over a scripted kernel with n subscribed clients.
+type stalledShard struct {
+	*shard
+	t     *testing.T
+	k     *netpolltest.Kernel
+	turns *netpolltest.Loop
+	socks []*netpolltest.Socket
+	seq   uint64
+}
+
+func newStalledShard(t *testing.T, n int, backlog int64) *stalledShard {
+	k := netpolltest.NewKernel()
+	l := k.NewLoop()
+	cfg := DefaultConfig()
+	cfg.AdminAddr, cfg.Broker, cfg.Shards, cfg.Backlog = "127.0.0.1:0", brokertest.NewFake(), 1, 64<<20
+	g, err := newGateway(cfg, func(netpoll.Config) (netpoll.Loop, error) { return l, nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(g.workers.Release)
+	l.Start(g.shards[0])
+	s := &stalledShard{shard: g.shards[0], t: t, k: k, turns: l}
+	g.hub.Open("e1", 0)
+	g.hub.Live()
+	s.publish(`0`)
+	for range n {
+		sock := k.Socket()
+		s.socks = append(s.socks, sock)
+		s.hand([]int{sock.FD()})
+		s.settle()
+		sock.Send([]byte("GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
+			"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"))
+		sub := `{"op":"sub","id":1,"ch":["x"]}`
+		sock.Send(append([]byte{0x81, 0x80 | byte(len(sub)), 0, 0, 0, 0}, sub...))
+		s.settle()
+		if got := string(sock.Taken()); !strings.Contains(got, `"t":"ack"`) {
+			t.Fatalf("no ack: %q", got)
+		}
+	}
+	s.tick(sweepTicks)
+	if used := g.backlog.used.Load(); used != 0 {
+		t.Fatalf("%d bytes charged to sockets that hold nothing", used)
+	}
+	g.backlog.limit = backlog
+	return s
+}
+
+func (s *stalledShard) publish(data string) {
+	prev := s.seq
+	s.seq++
+	s.g.hub.Message(&broker.Message{Channel: "x", Seq: s.seq, Prev: prev, Time: 1, Data: []byte(data)})
+}
+
+// settle runs mail and events until there are none.
+func (s *stalledShard) settle() {
+	for s.turns.Pending() {
+		s.turns.RunMail()
+		for _, ev := range s.turns.Batch() {
+			s.turns.Fire(ev)
+		}
+	}
+}
+
+func (s *stalledShard) tick(n int) {
+	for range n {
+		s.turns.Tick(1)
+		s.settle()
+	}
+}
+
+// given is how many clients have been given a message since it was last asked.
+func (s *stalledShard) given(data string) (n int) {
+	for _, sock := range s.socks {
+		if strings.Contains(string(sock.Taken()), `"d":`+data+`}`) {
+			n++
+		}
+	}
+	return n
+}
+
+// Nobody acknowledges: no more is written than the budget allows, the others
+// lag and are not cut; when memory is free again they get what they missed, in
+// the order they came.
+func TestBacklogHoldsBack(t *testing.T) {
+	const clients, pages = 50, 20
+	s := newStalledShard(t, clients, pages*page)
+	for _, sock := range s.socks {
+		sock.SetQueued(page)
+	}
+	s.publish(`1`)
+	s.settle()
+	if n := s.given(`1`); n != pages {
+		t.Fatalf("%d were written to, want %d", n, pages)
+	}
+	s.tick(5)
+	if used := s.g.backlog.used.Load(); used != pages*page || s.held.len() != clients-pages {
+		t.Fatalf("%d bytes charged, %d held back", used, s.held.len())
+	}
+	if cut := s.g.count.SlowCut.Load() + s.g.count.Evicted.Load(); cut != 0 {
+		t.Fatalf("%d cut", cut)
+	}
+	for _, sock := range s.socks {
+		sock.SetQueued(0)
+	}
+	s.tick(3)
+	if n := s.given(`1`); n != clients-pages || s.held.len() != 0 {
+		t.Fatalf("%d were written to later, %d are held back", n, s.held.len())
+	}
+	s.tick(sweepTicks)
+	if used := s.g.backlog.used.Load(); used != 0 {
+		t.Fatalf("%d bytes charged at rest", used)
+	}
+}
+
+// Those who hold memory without progress give it up to those who wait, and
+// never more of it is charged than there is.
+func TestBacklogEvicts(t *testing.T) {
+	const clients, pages = 50, 20
+	s := newStalledShard(t, clients, pages*page)
+	for i, sock := range s.socks {
+		if i < 25 {
+			sock.SetQueued(page)
+		}
+	}
+	s.publish(`1`)
+	for range 3 * evictAfter {
+		s.tick(1)
+		if used := s.g.backlog.used.Load(); used > pages*page {
+			t.Fatalf("%d bytes charged", used)
+		}
+	}
+	if s.held.len() != 0 {
+		t.Fatalf("%d are held back for ever", s.held.len())
+	}
+	given, aborted := s.given(`1`), 0
+	for i, sock := range s.socks {
+		if sock.Aborted() {
+			aborted++
+			if i >= 25 {
+				t.Errorf("client %d acknowledged everything and was evicted", i)
+			}
+		}
+	}
+	if given != clients || aborted == 0 || uint64(aborted) != s.g.count.Evicted.Load() {
+		t.Fatalf("%d were given it, %d evicted", given, aborted)
+	}
+	for _, sock := range s.socks {
+		if !sock.Closed() {
+			sock.Reset()
+		}
+	}
+	s.settle()
+	if used := s.g.backlog.used.Load(); used != 0 {
+		t.Fatalf("%d bytes charged with no connection left", used)
+	}
+}
+
+// A client that fills its socket and makes progress gets a larger buffer, and
+// loses it under pressure.
+func TestSendBufferGrows(t *testing.T) {
+	s := newStalledShard(t, 1, 64<<20)
+	sock := s.socks[0]
+	for i := range 12 {
+		sock.SetRoom(100)
+		for range 10 {
+			s.publish(fmt.Sprintf(`"%0200d"`, i))
+		}
+		s.settle()
+	}
+	if want := s.g.cfg.SndBuf << maxSendShift; sock.SendBuffer() != want {
+		t.Fatalf("send buffer %d, want %d", sock.SendBuffer(), want)
+	}
+	sock.SetQueued(page)
+	s.g.backlog.limit = page
+	s.tick(sweepTicks)
+	if sock.SendBuffer() != s.g.cfg.SndBuf {
+		t.Fatalf("send buffer %d under pressure", sock.SendBuffer())
+	}
+}

@@ -1,0 +1,47 @@
+package gateway
+
+import (
+	"context"
+	"time"
+
+	"github.com/odin-ws/odin/capacity"
+)
+
+// watchInterval is how often the memory in use is held against its limit.
+const watchInterval = 100 * time.Millisecond
+
+// watchMemory is the second line: the budgets are the first. At the refusing
+// threshold nobody is admitted; at the evicting one, those who hold memory
+// without progress are cut, a few each interval, until it is left again. A limit
+// that changes gives the gate its new maximum.
+func (g *Gateway) watchMemory(ctx context.Context) {
+	defer g.tickers.Done()
+	capacity.NewWatch(g.cfg.Memory, capacity.DefaultThresholds).Run(ctx, watchInterval, func(state capacity.State, s capacity.Sample) {
+		g.memory.Store(&s)
+		if old := capacity.State(g.pressure.Swap(uint32(state))); old != state {
+			g.log.Warn("memory pressure changed", "from", old, "to", state,
+				"used", capacity.FormatSize(s.Used), "limit", capacity.FormatSize(s.Of.Bytes), "read_from", s.Of.Source)
+		}
+		if s.Err != nil {
+			g.count.MemoryErrors.Add(1)
+			g.sampled("memory", "the memory in use can't be read whole; the last good figure stands", "err", s.Err)
+		}
+		if s.Changed && g.cfg.Recompute != nil {
+			n, err := g.cfg.Recompute(s.Limit)
+			if err != nil {
+				g.log.Error("the memory limit changed and holds nothing now: nobody is admitted", "err", err)
+			} else {
+				g.log.Warn("the memory limit changed", "limit", capacity.FormatSize(s.Limit.Bytes), "max_connections", n)
+			}
+			g.gate.SetMax(n)
+		}
+		if state == capacity.Evict {
+			for _, sh := range g.shards {
+				sh.post(func(s *shard) { s.reclaim(s.charged.len()); s.evict(evictStep) })
+			}
+		}
+	})
+}
+
+// refusing reports whether memory is too short to admit anyone.
+func (g *Gateway) refusing() bool { return capacity.State(g.pressure.Load()) != capacity.Normal }
