@@ -33,8 +33,9 @@ const (
 	evictAfter = 10
 	// evictStep is the most connections one shard evicts in a tick.
 	evictStep = 512
-	// maxSendShift bounds how often SO_SNDBUF is doubled: 4 KiB to 256 KiB.
-	maxSendShift = 6
+	// maxSendShift bounds how often SO_SNDBUF is doubled, 4 KiB to 64 KiB: 1.6 MB/s
+	// at 80 ms, and no more than a stalled client may sit on.
+	maxSendShift = 4
 )
 
 // backlog is the budget for unacknowledged bytes, shared by all shards.

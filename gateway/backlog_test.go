@@ -173,17 +173,18 @@ func TestBacklogEvicts(t *testing.T) {
 func TestSendBufferGrows(t *testing.T) {
 	s := newStalledShard(t, 1, 64<<20)
 	sock := s.socks[0]
+	sock.SetQueued(page)
 	for i := range 12 {
 		sock.SetRoom(100)
 		for range 10 {
 			s.publish(fmt.Sprintf(`"%0200d"`, i))
 		}
 		s.settle()
+		s.tick(1)
 	}
 	if want := s.g.cfg.SndBuf << maxSendShift; sock.SendBuffer() != want {
 		t.Fatalf("send buffer %d, want %d", sock.SendBuffer(), want)
 	}
-	sock.SetQueued(page)
 	s.g.backlog.limit = page
 	s.tick(sweepTicks)
 	if sock.SendBuffer() != s.g.cfg.SndBuf {

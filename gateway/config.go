@@ -27,6 +27,12 @@ type Config struct {
 	// MaxConnections is the most WebSocket connections admitted at once, the
 	// result of the capacity formula; at least 1.
 	MaxConnections int
+	// AdmissionWait is how long a caller may wait for a place when all are
+	// taken; 0 refuses it at once. As many may wait as MaxHandshakes.
+	AdmissionWait time.Duration
+	// RejectWS upgrades those there is no place for and closes them with 1013,
+	// instead of answering 503.
+	RejectWS bool
 	// Memory reads the memory in use and its limit; nil: it isn't watched. It is
 	// called from one goroutine.
 	Memory func() capacity.Sample
@@ -81,6 +87,9 @@ type Config struct {
 	// AllowOrigin lists origins admitted besides an absent one and the Host's
 	// own; "*" admits all.
 	AllowOrigin []string
+	// IPConnections bounds the connections one client address (an IPv6 /64) may
+	// have at once, and IPRate how many it may open a second; 0 is no bound.
+	IPConnections, IPRate int
 	// TrustedProxies may say the client's address in X-Forwarded-For.
 	TrustedProxies []netip.Prefix
 	// Echo serves /echo for conformance suites.

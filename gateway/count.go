@@ -9,6 +9,8 @@ import (
 // Any goroutine.
 type counters struct {
 	Admitted      atomic.Uint64 // upgraded
+	PeersRefused  atomic.Uint64 // handshakes refused for their address
+	Waited        atomic.Uint64 // handshakes that waited for a place
 	AddFailed     atomic.Uint64 // accepted, and refused by epoll
 	HeadsAborted  atomic.Uint64 // left before their request head was whole
 	PlainRequests atomic.Uint64 // handed to net/http

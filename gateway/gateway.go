@@ -36,6 +36,8 @@ type Gateway struct {
 	pool       *bufpool.Pool
 	backlog    backlog
 	gate       *capacity.Gate
+	room       *capacity.WaitingRoom
+	peers      *capacity.IPLimiter // nil where addresses are not bounded
 	node       string
 	limits     wire.Limits
 	echoLimits wire.Limits
@@ -111,6 +113,13 @@ func newGateway(cfg Config, newLoop func(netpoll.Config) (netpoll.Loop, error)) 
 		MaxPayload:  cfg.MaxPublish,
 		Wake:        func(shard int) { g.shards[shard].loop.Wake() },
 	})
+	peers, err := capacity.NewIPLimiter(capacity.IPConfig{Connections: cfg.IPConnections, Rate: cfg.IPRate})
+	if err != nil {
+		return nil, err
+	}
+	g.peers = peers
+	// Who waits holds a socket like any unfinished handshake.
+	g.room = capacity.NewWaitingRoom(g.gate, cfg.MaxHandshakes, cfg.AdmissionWait)
 	workers, err := ants.NewPool(poolFactor*runtime.NumCPU(),
 		ants.WithNonblocking(true),
 		ants.WithLogger(antsLog{g.log}),
@@ -402,7 +411,7 @@ func (s *shard) closeAll() {
 			s.release(c.ext)
 		}
 		if c.flags&flagAdmitted != 0 {
-			s.g.gate.Release()
+			s.g.gate.Release() // nobody is let in any more
 		}
 		s.slots.give(i)
 	}

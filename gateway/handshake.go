@@ -124,12 +124,25 @@ func (s *shard) headDone(r connRef, c *slot, head, rest []byte) {
 	if ref = wire.CheckUpgrade(&req); ref == nil {
 		ref = wire.CheckOrigin(&req, s.g.cfg.AllowOrigin)
 	}
+	if ref == nil {
+		ref = s.admitPeer(r, c, &req)
+	}
 	switch {
 	case ref != nil:
 	case s.draining.Load():
 		ref = refuseDraining
-	case s.g.refusing(), !s.g.gate.TryAcquire():
+	case c.flags&flagAdmitted != 0: // it waited for its place
+	case s.g.refusing():
 		ref = refuseFull
+	case !s.g.room.TryAcquire():
+		if s.wait(r, c, head, rest) {
+			return
+		}
+		ref = refuseFull
+	}
+	if ref == refuseFull && s.g.cfg.RejectWS {
+		s.refuseInside(r, c, &req)
+		return
 	}
 	if ref != nil {
 		s.refuse(r, c, ref)
@@ -213,6 +226,20 @@ func (s *shard) trimHandshakes() {
 		}
 		s.handshakes.pop()
 	}
+}
+
+// refuseInside upgrades a handshake there is no place for and closes it with
+// 1013: a page in a browser can't see the status of a refused one.
+func (s *shard) refuseInside(r connRef, c *slot, req *wire.Request) {
+	answer, err := req.AppendUpgrade(s.wbuf[:0])
+	if err != nil {
+		s.refuse(r, c, refuseFull)
+		return
+	}
+	s.g.count.refused(refuseFull.Status)
+	s.g.count.closed(closeBusy)
+	s.wbuf = wire.AppendClose(answer, closeBusy, "at capacity")
+	s.goodbye(r, c, s.wbuf, closeBusy)
 }
 
 // dropOldestHead answers 408 to the oldest unfinished handshake; it reports

@@ -469,7 +469,8 @@ func (c *modelClient) ackSub(cmd *modelCmd, f frame) {
 func (c *modelClient) ackWild(prefix string, wp wildPos, cmd *modelCmd, e ackEntry) {
 	own, has := cmd.since[prefix+"*"]
 	for name := range c.w.chans {
-		if !strings.HasPrefix(name, prefix) || c.subs[name] != nil {
+		old := c.subs[name]
+		if !strings.HasPrefix(name, prefix) || old != nil && (!old.byWild || old.got > 0) {
 			continue
 		}
 		s := c.placeWild(name, wp)
@@ -487,6 +488,10 @@ func (c *modelClient) ackWild(prefix string, wp wildPos, cmd *modelCmd, e ackEnt
 					s.merge(c.place(name, e.Epoch, head, since, p, cmd.snap))
 				}
 			}
+		}
+		if old != nil { // matched before, but perhaps not known then
+			s.merge(old)
+			s.explicit = old.explicit
 		}
 		c.subs[name] = s
 	}
@@ -888,7 +893,7 @@ func (c *modelClient) checkComplete() {
 	for name, s := range c.subs {
 		if mc := c.w.chans[name]; mc != nil && !slices.Contains(s.at, len(mc.entries)) {
 			at := slices.Max(s.at)
-			c.failf("%s: only %d of %d entries came; it stands at %s", name, at, len(mc.entries), s.describe(mc))
+			c.failf("%s: only %d of %d entries came; %s; it stands at %s", name, at, len(mc.entries), c.w.slots(c.sock.FD()), s.describe(mc))
 		}
 	}
 	for name, mc := range c.w.chans {

@@ -748,19 +748,23 @@ func (w *world) checkBudget() {
 	}
 }
 
+// slots shows the slot of a descriptor, or all, for failures.
+func (w *world) slots(fd int) (out string) {
+	for _, s := range w.g.shards {
+		for i := range s.slots.size() {
+			if c := s.slots.at(i); c.state != stateFree && (fd == 0 || int(c.fd) == fd) {
+				out += fmt.Sprintf("shard %d (now %d, queue %d, touched %d of %d, run %d) slot %d: %+v ext %+v; ", s.id, s.now, len(s.queue), s.nextConn, len(s.touched), len(s.run), i, *c, c.ext)
+			}
+		}
+	}
+	return out
+}
+
 // nothingLeft checks that the last connection took everything with it.
 func (w *world) nothingLeft() {
 	g := w.g
 	if n := w.k.Open(); n != 0 {
-		held := ""
-		for _, s := range g.shards {
-			for i := range s.slots.size() {
-				if c := s.slots.at(i); c.state != stateFree {
-					held += fmt.Sprintf("\n  shard %d slot %d fd %d state %d flags %b ext %+v wroteAt %d now %d", s.id, i, c.fd, c.state, c.flags, c.ext, c.wroteAt, s.now)
-				}
-			}
-		}
-		w.failf("%d descriptors are open:%s", n, held)
+		w.failf("%d descriptors are open: %s", n, w.slots(0))
 	}
 	if n := g.pool.InUse(); n != 0 {
 		w.failf("%d B of pooled buffers are lent", n)

@@ -34,6 +34,7 @@ func (g *Gateway) watchMemory(ctx context.Context) {
 				g.log.Warn("the memory limit changed", "limit", capacity.FormatSize(s.Limit.Bytes), "max_connections", n)
 			}
 			g.gate.SetMax(n)
+			g.room.Admit()
 		}
 		if state == capacity.Evict {
 			for _, sh := range g.shards {

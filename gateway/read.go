@@ -27,6 +27,9 @@ func (s *shard) readable(r connRef, c *slot) {
 	case stateHead:
 		s.readHead(r, c)
 		return
+	case stateWaiting:
+		s.readWaiting(r, c)
+		return
 	case stateClosing:
 		s.discard(r, c)
 		return

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -47,6 +48,7 @@ type shard struct {
 	chanIDs    map[*channel.Channel]uint32
 	freeChans  []uint32
 	wild       map[string][]wildMember // by prefix
+	peerOf     map[uint32]netip.Addr   // by slot: whom it counts for, where addresses are bounded
 	lookups    map[string][]lookup     // by channel: under way at the pool
 	run        []connRef               // to be read again without an event
 	charged    fifo                    // holding a part of the backlog budget, charged longest ago first
@@ -139,6 +141,7 @@ func newShard(g *Gateway, id int, loop netpoll.Loop) *shard {
 		chanIDs: make(map[*channel.Channel]uint32),
 		wild:    make(map[string][]wildMember),
 		lookups: make(map[string][]lookup),
+		peerOf:  make(map[uint32]netip.Addr),
 		rbuf:    make([]byte, readSize),
 		wbuf:    make([]byte, 0, 4096),
 	}
@@ -228,9 +231,6 @@ func (s *shard) Ready(token uint64, ev netpoll.Event) {
 		if c = s.slots.get(r); c == nil {
 			return
 		}
-		if c.state == stateOpen && c.flags&(flagBlocked|flagHeld) == flagBlocked {
-			s.grow(c) // it took something, and is full again
-		}
 	}
 	if ev&(netpoll.In|netpoll.Closed) != 0 {
 		c.flags |= flagReadable
@@ -312,11 +312,12 @@ func (s *shard) forget(r connRef, c *slot) {
 		s.headsNow.Store(int64(s.heads))
 	}
 	if c.flags&flagAdmitted != 0 {
-		s.g.gate.Release()
+		s.g.leaveGate()
 	} else if c.state == stateClosing {
 		s.refusedNow--
 	}
 	s.uncharge(c)
+	s.forgetPeer(r)
 	s.slots.give(r.index)
 	s.conns.Add(-1)
 }

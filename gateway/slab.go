@@ -13,6 +13,7 @@ type connState uint8
 const (
 	stateFree    connState = iota // the slot has no connection
 	stateHead                     // its request head is not complete
+	stateWaiting                  // its handshake is good, and waits for a place at the gate
 	stateOpen                     // a WebSocket
 	stateClosing                  // told goodbye; read and discarded until the peer closes, or closeWait
 )

@@ -24,6 +24,9 @@ type Stats struct {
 
 	Handshakes    int64             `json:"handshakes"` // under way
 	Admitted      uint64            `json:"admitted"`
+	Waiting       int64             `json:"waiting"` // for a place, now
+	Waited        uint64            `json:"waited"`
+	PeersRefused  uint64            `json:"addressesRefused"`
 	Rejected      map[string]uint64 `json:"rejected"` // handshakes, by HTTP status
 	Closes        map[string]uint64 `json:"closes"`   // by close code; 1006 is gone without one
 	Accepted      uint64            `json:"accepted"`
@@ -119,6 +122,9 @@ func (g *Gateway) Stats() Stats {
 
 		Handshakes:   handshakes,
 		Admitted:     c.Admitted.Load(),
+		Waiting:      int64(g.room.Counts().Waiting),
+		Waited:       c.Waited.Load(),
+		PeersRefused: c.PeersRefused.Load(),
 		Rejected:     nonzero(c.refusals[:]),
 		Closes:       nonzero(c.closes[:]),
 		HeadsAborted: c.HeadsAborted.Load(),

@@ -21,6 +21,7 @@ func (s *shard) Tick(n int) {
 	if n > 1 {
 		s.g.count.LateTicks.Add(uint64(n - 1))
 	}
+	s.g.room.Expire(time.Now())
 	s.sweepBacklog()
 	s.sweepSlow()
 	s.sweepLeaving()
@@ -53,6 +54,8 @@ func (s *shard) sweep(r connRef, c *slot) {
 			s.refuse(r, c, refuseTimeout)
 		}
 		return
+	case stateWaiting:
+		return // the room's clock is its own
 	case stateClosing:
 		return // sweepLeaving looks at it
 	}
@@ -126,13 +129,16 @@ func (s *shard) sweepSlow() {
 			c.strikes = 0
 			continue
 		}
+		if c.state == stateOpen && c.flags&flagHeld == 0 && s.now-c.wroteAt <= 1 {
+			s.grow(c) // behind for a whole tick, and taking what it is given
+		}
 		lag, was := s.lag(c), l.lag
 		l.lag = lag
 		kept = append(kept, l)
 		switch {
 		case c.state != stateOpen || c.flags&flagHeld != 0:
 			// Who is held back is not slow; what it holds is the budget's concern.
-		case s.now-c.wroteAt >= ticks(s.g.cfg.SlowTimeout):
+		case s.now-c.wroteAt >= ticks(s.g.cfg.SlowTimeout) && !s.acknowledges(c):
 			s.cut(l.connRef, c, "takes nothing")
 		case lag <= uint32(s.g.cfg.SendQueue) || lag < was:
 			c.strikes = 0
@@ -145,6 +151,13 @@ func (s *shard) sweepSlow() {
 	}
 	clear(s.lagging[len(kept):])
 	s.lagging = kept
+}
+
+// acknowledges reports whether a connection's peer has taken bytes lately: a
+// large send buffer is writable again only when a third of it is free, which a
+// slow reader's may not be for long.
+func (s *shard) acknowledges(c *slot) bool {
+	return c.sendShift > 0 && uint32(uint16(s.now)-c.ackedAt) < ticks(s.g.cfg.SlowTimeout)
 }
 
 // lag is how many messages a connection is behind, all channels together.

@@ -25,6 +25,7 @@ package netpoll
 
 import (
 	"errors"
+	"net/netip"
 	"strings"
 	"syscall"
 )
@@ -100,6 +101,8 @@ type Loop interface {
 	// Writev writes some of bufs, in order; more than MaxIovecs are left for
 	// the next call.
 	Writev(fd int, bufs [][]byte) (int, error)
+	// Peer is the address at the other end, getpeername(2).
+	Peer(fd int) (netip.Addr, error)
 	// Queued is the kernel memory the socket's send side holds, bytes: 0 when
 	// the peer has acknowledged everything (SO_MEMINFO, sock_diag(7)).
 	Queued(fd int) (int, error)

@@ -190,6 +190,8 @@ func (l *loaded) gatewayConfig(maxConnections, shards int, log *slog.Logger) gat
 	c.SendQueue, c.SlowTimeout = int(l.SendQueue), time.Duration(l.SlowTimeout)
 	c.RateBurst, c.RatePerSec = int(l.RateBurst), int(l.RatePerSec)
 	c.Ping, c.MaxAge, c.Drain = time.Duration(l.Ping), time.Duration(l.MaxAge), time.Duration(l.Drain)
+	c.IPConnections, c.IPRate = int(l.IPConnections), int(l.IPRate)
+	c.AdmissionWait, c.RejectWS = time.Duration(l.AdmissionWait), l.Reject.word == "ws"
 	c.AllowOrigin = l.AllowOrigin.items
 	c.TrustedProxies = make([]netip.Prefix, 0, len(l.TrustedProxy.items))
 	for _, item := range l.TrustedProxy.items {

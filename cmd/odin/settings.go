@@ -35,7 +35,7 @@ type serveConfig struct {
 
 	MemoryLimit        size   `flag:"memory-limit" default:"" group:"Capacity" usage:"memory the formula shares out; empty: the cgroup's limit, else the host's memory"`
 	MaxConnections     count  `flag:"max-connections" default:"0" usage:"connections admitted at once, lowered by what memory and descriptors allow; 0: as many as the formula gives"`
-	CapacityProfile    choice `flag:"capacity-profile" default:"event-loop" of:"event-loop,goroutine" usage:"cost model of the formula: event-loop (this server) or goroutine (the seed's, 180KB each)"`
+	CapacityProfile    choice `flag:"capacity-profile" default:"event-loop" of:"event-loop,goroutine" usage:"cost model of the formula: event-loop (this server) or goroutine (a goroutine-per-connection server's, 180KB each)"`
 	BytesPerConnection size   `flag:"bytes-per-connection" default:"" usage:"memory one connection is reckoned with, kernel included; empty: the profile's"`
 	RuntimeOverhead    size   `flag:"runtime-overhead" default:"" usage:"memory set aside for the process itself; empty: the profile's"`
 	Backlog            budget `flag:"backlog" default:"" usage:"memory for bytes sent and not yet acknowledged, all clients together; empty: an eighth of the limit; 0: none"`
@@ -47,13 +47,17 @@ type serveConfig struct {
 	MaxSubscriptions count `flag:"max-subscriptions" default:"1024" usage:"subscriptions of one connection; a wildcard counts its matches"`
 	MaxMessage       size  `flag:"max-message" default:"64KiB" usage:"longest message a client may send (close code 1009)"`
 
-	SendQueue   count `flag:"send-queue" default:"256" group:"Clients" usage:"messages a client may be behind before it counts as slow"`
-	SlowTimeout span  `flag:"slow-timeout" default:"5s" usage:"how long a client with something to read may take no byte"`
-	RateBurst   count `flag:"rate-burst" default:"100" usage:"commands a client may send at once"`
-	RatePerSec  count `flag:"rate-per-sec" default:"10" usage:"commands a second a client may send after the burst"`
-	Ping        span  `flag:"ping" default:"20s" usage:"interval of WebSocket pings; silence for two of them ends the connection (4201)"`
-	MaxAge      span  `flag:"max-age" default:"0s" usage:"close connections after about this long (1012), so that clients spread over new nodes; 0: never"`
-	Drain       span  `flag:"drain" default:"30s" usage:"how long shutdown spreads the goodbyes over"`
+	SendQueue     count  `flag:"send-queue" default:"256" group:"Clients" usage:"messages a client may be behind before it counts as slow"`
+	SlowTimeout   span   `flag:"slow-timeout" default:"5s" usage:"how long a client with something to read may take no byte"`
+	RateBurst     count  `flag:"rate-burst" default:"100" usage:"commands a client may send at once"`
+	RatePerSec    count  `flag:"rate-per-sec" default:"10" usage:"commands a second a client may send after the burst"`
+	Ping          span   `flag:"ping" default:"20s" usage:"interval of WebSocket pings; silence for two of them ends the connection (4201)"`
+	MaxAge        span   `flag:"max-age" default:"0s" usage:"close connections after about this long (1012), so that clients spread over new nodes; 0: never"`
+	IPConnections count  `flag:"ip-connections" default:"0" usage:"connections one client address may have at once; 0: no bound"`
+	IPRate        count  `flag:"ip-rate" default:"0" usage:"connections one client address may open a second; 0: no bound"`
+	AdmissionWait span   `flag:"admission-wait" default:"0s" usage:"how long a caller may wait for a place when all are taken; 0s: refused at once"`
+	Reject        choice `flag:"reject" default:"http" of:"http,ws" usage:"how a caller without a place is refused: http (503) or ws (upgraded, then closed with 1013, which browsers can see)"`
+	Drain         span   `flag:"drain" default:"30s" usage:"how long shutdown spreads the goodbyes over"`
 
 	AllowOrigin  list   `flag:"allow-origin" default:"" group:"Access" usage:"browser origins admitted besides the server's own, e.g. https://app.example.com; * admits all"`
 	TrustedProxy list   `flag:"trusted-proxy" default:"" check:"prefix" usage:"address ranges of proxies whose X-Forwarded-For is believed"`

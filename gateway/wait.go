@@ -1,0 +1,107 @@
+package gateway
+
+import (
+	"time"
+
+	"github.com/odin-ws/odin/gateway/wire"
+	"github.com/odin-ws/odin/netpoll"
+)
+
+// waiting is the side of a shard that capacity.WaitingRoom knows. Its methods
+// may be called from any goroutine.
+type waiting shard
+
+// Admitted implements capacity.Waiter: a place at the gate was taken for the
+// connection, which may have gone.
+func (w *waiting) Admitted(token uint64) {
+	s := (*shard)(w)
+	if !s.post(func(s *shard) { s.admitWaiting(refOf(token)) }) {
+		s.g.gate.Release()
+	}
+}
+
+// Expired implements capacity.Waiter.
+func (w *waiting) Expired(token uint64) {
+	(*shard)(w).post(func(s *shard) {
+		r := refOf(token)
+		if c := s.slots.get(r); c != nil && c.state == stateWaiting {
+			s.refuse(r, c, refuseFull)
+		}
+	})
+}
+
+// wait keeps a checked handshake until a place is free, --admission-wait at
+// most. It reports false when the waiting room is full.
+func (s *shard) wait(r connRef, c *slot, head, rest []byte) bool {
+	e := s.extOf(c)
+	if e.in == nil { // the head lies in the shard's buffer
+		in, err := s.g.pool.Get(len(head) + len(rest))
+		if err != nil {
+			return false
+		}
+		copy(in, head)
+		copy(in[len(head):], rest)
+		e.in = in
+	}
+	s.heads--
+	s.headsNow.Store(int64(s.heads))
+	c.state = stateWaiting
+	if s.g.room.Enter((*waiting)(s), r.token(), time.Now()) {
+		s.g.count.Waited.Add(1)
+		return true
+	}
+	c.state = stateHead
+	s.heads++
+	s.headsNow.Store(int64(s.heads))
+	return false
+}
+
+// admitWaiting goes on with a handshake that waited, with its place.
+func (s *shard) admitWaiting(r connRef) {
+	c := s.slots.get(r)
+	if c == nil || c.state != stateWaiting {
+		s.g.leaveGate()
+		return
+	}
+	c.flags |= flagAdmitted
+	c.state = stateHead
+	s.heads++
+	s.headsNow.Store(int64(s.heads))
+	in := c.ext.in
+	var scanner wire.HeadScanner
+	end, _ := scanner.Scan(in)
+	s.headDone(r, c, in[:end], in[end:])
+}
+
+// readWaiting reads what comes from one who waits: its going, or bytes sent
+// ahead, which are kept as far as a head may be long.
+func (s *shard) readWaiting(r connRef, c *slot) {
+	n, err := s.loop.Read(int(c.fd), s.rbuf)
+	e := c.ext
+	switch {
+	case err != nil && netpoll.Again(err):
+		c.flags &^= flagReadable
+		return
+	case err != nil || n == 0 || len(e.in)+n > 2*wire.MaxHead:
+		s.g.room.Leave((*waiting)(s), r.token())
+		s.g.count.HeadsAborted.Add(1)
+		s.close(r, c, err != nil || n > 0)
+		return
+	}
+	was := len(e.in)
+	in, err := s.g.pool.Grow(e.in, was+n)
+	if err != nil {
+		s.g.room.Leave((*waiting)(s), r.token())
+		s.refuse(r, c, refuseNoBuffer)
+		return
+	}
+	copy(in[was:], s.rbuf[:n])
+	e.in = in
+	s.again(r, c)
+}
+
+// leaveGate gives a place back, to who waits for one first.
+func (g *Gateway) leaveGate() {
+	g.gate.Release()
+	g.room.Admit()
+}
