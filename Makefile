@@ -124,6 +124,16 @@ DURATION    ?= 240
 stress: build ## Load a running gateway (CONNECTIONS=10000 DURATION=240 ARGS='--check --publish-rate 50')
 	@$(BIN) stress --connections $(CONNECTIONS) --duration $(DURATION)s $(ARGS)
 
+.PHONY: e2e-oom
+e2e-oom: build ## Prove the formula in a cgroup: all clients stall (v1, root, 5 min)
+	go build -trimpath -o bin/oom ./e2e/oom
+	bin/oom v1 --odin $(BIN) --out docs/results/e2e-oom.md
+
+.PHONY: e2e-vm
+e2e-vm: build ## The same under cgroup v2's OOM killer, in an emulated machine (root, qemu)
+	go build -trimpath -o bin/oom ./e2e/oom
+	bin/oom vm --odin $(BIN) --out docs/results/e2e-vm.md
+
 .PHONY: fuzz
 fuzz: ## Fuzz every fuzz target for FUZZTIME (20s) each
 	@for pkg in $$(go list ./...); do \

@@ -907,6 +907,16 @@ func (c *modelClient) checkComplete() {
 
 // checkEnd checks that a connection closed by the server had a reason.
 func (c *modelClient) checkEnd() {
+	// What it had of a message it has as far as it goes, and nothing behind.
+	if at := bytes.Index(c.buf[:min(len(c.buf), 20)], []byte(`{"t":"msg"`)); at >= 0 {
+		known := false
+		for _, mc := range c.w.chans {
+			known = known || slices.ContainsFunc(mc.entries, func(e entry) bool { return bytes.HasPrefix(e.bytes, c.buf) })
+		}
+		if !known {
+			c.failf("reset in the middle of a frame that is none: %.150q", c.buf)
+		}
+	}
 	if c.left || c.closed != 0 || c.mayFail {
 		return
 	}

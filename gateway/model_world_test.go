@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"reflect"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -32,6 +33,7 @@ type world struct {
 	trace   []string
 	verbose bool
 
+	learned    atomic.Int64 // by the pool
 	g          *Gateway
 	k          *netpolltest.Kernel
 	loops      []*netpolltest.Loop
@@ -137,6 +139,7 @@ func newWorld(t *testing.T, seed uint64, seen map[string]int) *world {
 // discard frees what a world has, whatever state it is in.
 func (w *world) discard() {
 	w.g.workers.ReleaseTimeout(time.Second)
+	w.seen["learned"] += int(w.learned.Load())
 }
 
 // settlePool waits until the worker has nothing to do.
@@ -149,6 +152,9 @@ func (w *world) settlePool() {
 	w.deliver(func(*channel.Hub) {}) // what it learned may have come with a gap
 }
 
+// learned counts lookups at the broker; they come from the pool.
+var learned atomic.Int64
+
 // worldBroker is the world as a Broker: the pool asks it where channels stand.
 type worldBroker world
 
@@ -160,7 +166,7 @@ func (b *worldBroker) PublishBatch(_ context.Context, ps []broker.Publication) [
 	return make([]broker.Result, len(ps))
 }
 func (b *worldBroker) Last(_ context.Context, ch string) (broker.Message, error) {
-	b.seen["learned"]++
+	learned.Add(1)
 	if seq := b.last[ch]; seq > 0 {
 		return broker.Message{Channel: ch, Seq: seq}, nil
 	}
@@ -608,13 +614,17 @@ func (w *world) squeeze(c *modelClient) {
 	}
 	c.sock.SetRoom(w.rng.IntN(3000))
 	w.say("fd %d: squeezed, room %d", c.sock.FD(), c.sock.Room())
-	for range 1 + w.rng.IntN(5) {
+	for range 1 + w.rng.IntN(8) {
 		w.publish()
 		for i := range w.loops {
 			w.mail(i)
 			w.settlePool()
 		}
-		if w.chance(50) {
+		// Room at the very moment it is cut, with the event not looked at yet.
+		if s, _ := w.slotOf(c); s != nil && s.strikes == slowStrikes-1 {
+			c.sock.Give(w.rng.IntN(3000))
+		}
+		if w.chance(80) {
 			w.tick()
 		}
 		w.readAll()
@@ -622,8 +632,50 @@ func (w *world) squeeze(c *modelClient) {
 			return
 		}
 	}
-	c.sock.Give(w.rng.IntN(3000)) // and the event is not looked at yet
-	w.tick()
+}
+
+// slotOf is a client's slot and shard, nil before the shard has it.
+func (w *world) slotOf(c *modelClient) (*slot, *shard) {
+	for _, s := range w.g.shards {
+		for i := range s.slots.size() {
+			if k := s.slots.at(i); k.state != stateFree && int(k.fd) == c.sock.FD() {
+				return k, s
+			}
+		}
+	}
+	return nil, nil
+}
+
+// churn lets clients go from a channel while it is being walked, and checks
+// that nobody else is left out.
+func (w *world) churn() {
+	w.say("churn")
+	w.rest()
+	name := pick(w.rng, w.names)
+	m := w.store(name, []byte("1"))
+	w.say("publish %s seq %d", name, m.Seq)
+	for range 1 + w.rng.IntN(3) {
+		for i := range w.loops {
+			w.mail(i)
+			w.settlePool()
+		}
+		if live := w.living(); len(live) > 1 && w.chance(70) {
+			if c := pick(w.rng, live); w.chance(40) {
+				w.leave(c)
+			} else if c.greeted {
+				c.id++
+				c.unsubscribe()
+				c.sock.Send(c.toSend)
+				c.toSend = nil
+			}
+		}
+		for i := range w.loops {
+			w.events(i)
+			w.settlePool()
+		}
+		w.readAll()
+	}
+	w.rest()
 }
 
 // room changes what a client's socket takes.

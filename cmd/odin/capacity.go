@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/odin-ws/odin/capacity"
+	"github.com/odin-ws/odin/gateway"
 )
 
 // capacityFlags are what `odin capacity` can be asked.
@@ -143,6 +144,7 @@ func (f *capacityFlags) run(out io.Writer) error {
 	in.BytesPerConnection, in.Configured = int64(f.perConnection), int(f.maxConnections)
 	if !f.elsewhere {
 		in.Descriptors = f.descriptors
+		in.ReservedDescriptors = reserved(f.descriptors, gateway.DefaultConfig().MaxHandshakes)
 	}
 	if f.measure {
 		m, err := capacity.Measure(capacity.MeasureOptions{})

@@ -172,12 +172,21 @@ func (l *loaded) capacity(log *slog.Logger) (capacity.Result, error) {
 	r, err := capacity.Compute(capacity.Input{
 		Limit: limit, Profile: profile, BytesPerConnection: int64(l.BytesPerConnection),
 		RuntimeOverhead: int64(l.RuntimeOverhead), Backlog: int64(l.Backlog), Replay: int(l.Replay),
-		Descriptors: descriptors, Configured: int(l.MaxConnections),
+		Descriptors: descriptors, ReservedDescriptors: reserved(descriptors, int(l.MaxHandshakes)),
+		Configured: int(l.MaxConnections),
 	})
 	if err != nil {
 		return r, usageError{err}
 	}
 	return r, nil
+}
+
+// reserved is how many descriptors are kept from clients: the usual ones, and
+// those of handshakes under way and of callers being refused, as far as a tenth
+// of all goes.
+func reserved(descriptors uint64, handshakes int) int {
+	tenth := int(min(descriptors, 1<<30) / 10)
+	return max(capacity.DefaultReservedDescriptors, min(capacity.DefaultReservedDescriptors+2*handshakes, tenth))
 }
 
 // gatewayConfig is gateway.DefaultConfig with the settings in it.
@@ -225,7 +234,8 @@ func (l *loaded) budgets(sum capacity.Result, c *gateway.Config) (capacity.Share
 	// no place. They need descriptors too.
 	c.MaxHandshakes = max(1, min(c.MaxHandshakes, shares.Unadmitted()/2))
 	if sum.Descriptors > 0 {
-		c.MaxHandshakes = max(1, min(c.MaxHandshakes, (int(min(sum.Descriptors, 1<<30))-sum.Max)/3))
+		spare := int(min(sum.Descriptors, 1<<30)) - sum.Max - capacity.DefaultReservedDescriptors/2
+		c.MaxHandshakes = max(16, min(c.MaxHandshakes, spare/2))
 	}
 	return shares, nil
 }
