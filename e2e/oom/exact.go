@@ -71,7 +71,7 @@ func (r *rig) exact() (lines []string, faults []string) {
 	if err != nil {
 		return fail(err)
 	}
-	defer func() { _ = a.end() }()
+	defer func() { _, _ = a.end() }()
 	settle(places - 100)
 	b, err := offer(100, time.Hour)
 	if err != nil {
