@@ -116,6 +116,15 @@ func (g *testGateway) readFor(ctx context.Context, rng *rand.Rand, follows []str
 		case "hello":
 		case "ack":
 			acked = true
+		case "err":
+			// The pool that looks channels up is bounded, and says so.
+			if f.RetryMs == 0 || acked {
+				return got, fmt.Errorf("%.200s", b)
+			}
+			time.Sleep(10 * time.Millisecond)
+			if err := c.Write(ctx, websocket.MessageText, cmd); err != nil {
+				return got, err
+			}
 		case "msg":
 			ch := f.channel()
 			if !acked || f.Prev != last[ch] {

@@ -142,7 +142,9 @@ func TestHalfSentAndDrippedFrames(t *testing.T) {
 			frames, drips = append(frames, c), append(drips, c)
 		}
 	}
-	go func() {
+	var dripping sync.WaitGroup
+	defer dripping.Wait()
+	dripping.Go(func() {
 		for at := 0; time.Since(begin) < 5*time.Second; at++ {
 			for i, c := range drips {
 				if i%2 == 0 {
@@ -153,7 +155,7 @@ func TestHalfSentAndDrippedFrames(t *testing.T) {
 			}
 			time.Sleep(500 * time.Millisecond)
 		}
-	}()
+	})
 	for _, c := range heads {
 		c.wantStatus(http.StatusRequestTimeout)
 	}
