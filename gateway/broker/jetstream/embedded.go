@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -142,11 +143,16 @@ func (e *embedded) trouble() error {
 	if !srv.JetStreamEnabled() {
 		return errors.New("embedded JetStream was disabled, as it is when the disk is full")
 	}
-	if h := srv.Healthz(&server.HealthzOptions{}); h.Error != "" && srv.JetStreamEnabled() && !srv.JetStreamIsClustered() {
-		return errors.New(h.Error)
+	h := srv.Healthz(&server.HealthzOptions{})
+	if h.Error == "" || strings.HasPrefix(h.Error, notReady) || !srv.JetStreamEnabled() || srv.JetStreamIsClustered() {
+		return nil
 	}
-	return nil
+	return errors.New(h.Error)
 }
+
+// notReady begins what Healthz says of a server that did not get to answer
+// within a millisecond: a busy machine, not a store in trouble.
+const notReady = "failed to be ready for connections"
 
 // repair replaces a server in trouble by a new one, if there is space to write
 // and the last attempt is long enough ago. Publishers' connections see a
