@@ -53,7 +53,7 @@ func TestModel(t *testing.T) {
 		t.Logf("%-28s %d", k, seen[k])
 	}
 	t.Logf("%d seeds", n)
-	if n < 100 {
+	if n < 400 {
 		return // too few to have seen everything, as on a busy machine
 	}
 	for _, k := range []string{
