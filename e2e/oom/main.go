@@ -158,6 +158,8 @@ func (r *rig) run(all []scenario, wanted func(string) bool, exact bool) (string,
 	}
 	if len(rows) > 0 {
 		b.WriteString(table(r.v2, rows))
+	} else if !exact {
+		faults = append(faults, "no scenario has such a name: nothing was run")
 	}
 	if exact {
 		lines, f := r.exact()

@@ -41,7 +41,7 @@ sysctl -q -w net.ipv4.ip_local_port_range="1024 65535" net.core.somaxconn=65535 
 sysctl -q -w net.ipv4.tcp_max_orphans=262144 net.ipv4.tcp_mem="400000 500000 600000"
 ulimit -n 2000000
 uname -r
-/oom guest --odin /odin --tmp /data --only "$(cat /only)"
+/oom guest --odin /odin --tmp /data --only "$(cat /only)" || echo "@@fault the rig did not run to its end in the machine (status $?)"
 dmesg | grep -i -E 'oom-kill|Killed process|oom_reaper' | head -20
 echo @@end
 umount /data
