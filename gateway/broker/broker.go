@@ -23,6 +23,8 @@ var (
 	ErrFull = errors.New("broker store full")
 	// ErrTooLarge means the message exceeds what the broker takes.
 	ErrTooLarge = errors.New("message too large for the broker")
+	// ErrTooMany means there is more than the caller wanted to hear of.
+	ErrTooMany = errors.New("too many")
 	// ErrNotFound means the stream holds no such message.
 	ErrNotFound = errors.New("no such message")
 )
@@ -90,6 +92,35 @@ type Result struct {
 	Err error
 }
 
+// HistoryRequest asks for a part of what is stored of one channel.
+type HistoryRequest struct {
+	Channel  string
+	From, To uint64 // From ≤ Seq ≤ To
+	Messages int    // at most so many, at least 1
+	Bytes    int    // of data, about; the first message comes whatever its size
+}
+
+// Page is the answer to a HistoryRequest.
+type Page struct {
+	// Messages are in stream order and leave none out. The Prev of the first is
+	// the Seq of the stored message before it on its channel, 0 when none is
+	// stored; of each other it is the Seq of the one before. Data is the caller's.
+	Messages []Message
+	// More says that the page ended before To was reached.
+	More bool
+	// Epoch is the stream's, First and Last its first and last stored sequence
+	// (First is Last+1 when it is empty), read after the messages were: what was
+	// stored of the channel from First on is in Messages, as far as the page goes.
+	Epoch       string
+	First, Last uint64
+}
+
+// ChannelHead is a channel with something stored, and its newest message's Seq.
+type ChannelHead struct {
+	Channel string
+	Last    uint64
+}
+
 // State is a broker's condition at one moment.
 type State struct {
 	Connected bool   // publishes and reads work
@@ -125,6 +156,14 @@ type Broker interface {
 	// Get returns the first stored message of a channel with Seq >= from (Prev
 	// is 0), or ErrNotFound. Data is the caller's.
 	Get(ctx context.Context, channel string, from uint64) (Message, error)
+	// History reads a part of a channel's stored messages. A page without
+	// messages and without More is the word of the stream's leader, not of a
+	// replica that may be behind, that nothing is stored there.
+	History(ctx context.Context, r HistoryRequest) (Page, error)
+	// Channels lists the channels whose names begin with prefix ("" or ending in
+	// a dot) and of which something is stored. ErrTooMany when they are more
+	// than limit.
+	Channels(ctx context.Context, prefix string, limit int) ([]ChannelHead, error)
 	// State never blocks.
 	State() State
 	// Counters never blocks.
