@@ -186,42 +186,6 @@ func (f *Fake) store(channel string, data []byte) uint64 {
 	return m.Seq
 }
 
-// Last implements broker.Broker.
-func (f *Fake) Last(_ context.Context, channel string) (broker.Message, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if err := f.usable(); err != nil {
-		return broker.Message{}, err
-	}
-	for i := len(f.log) - 1; i >= 0; i-- {
-		if m := f.log[i]; m.Channel == channel && !f.lost[m.Seq] {
-			return read(m), nil
-		}
-	}
-	return broker.Message{}, fmt.Errorf("last of %s: %w", channel, broker.ErrNotFound)
-}
-
-// Get implements broker.Broker.
-func (f *Fake) Get(_ context.Context, channel string, from uint64) (broker.Message, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if err := f.usable(); err != nil {
-		return broker.Message{}, err
-	}
-	for _, m := range f.log {
-		if m.Seq >= from && m.Channel == channel && !f.lost[m.Seq] {
-			return read(m), nil
-		}
-	}
-	return broker.Message{}, fmt.Errorf("%s from %d: %w", channel, from, broker.ErrNotFound)
-}
-
-// read makes m what a history read returns: the caller's own data, no Prev.
-func read(m broker.Message) broker.Message {
-	m.Prev, m.Data = 0, slices.Clone(m.Data)
-	return m
-}
-
 // State implements broker.Broker.
 func (f *Fake) State() broker.State {
 	f.mu.Lock()

@@ -190,3 +190,65 @@ func BenchmarkDeliver(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkHistory is one page of 64 KiB, 300 bytes a message, out of 60 000
+// messages (18 MB, three of the store's blocks): in the middle of a channel that
+// has every 500th of them, at its end, and in the middle of one that has every
+// second.
+func BenchmarkHistory(b *testing.B) {
+	br := startedBroker(b, Config{DataDir: b.TempDir(), Log: quiet()}, &countingSink{})
+	const n = 60_000
+	ps := make([]broker.Publication, 1000)
+	for i := range ps {
+		ps[i] = broker.Publication{Channel: fmt.Sprintf("trade.SYM%d", i/2), Data: make([]byte, 300)}
+		if i%2 == 0 {
+			ps[i].Channel = "trade.all"
+		}
+	}
+	for range n / len(ps) {
+		for _, r := range br.PublishBatch(context.Background(), ps) {
+			if r.Err != nil {
+				b.Fatal(r.Err)
+			}
+		}
+	}
+	for _, c := range []struct {
+		name     string
+		r        broker.HistoryRequest
+		messages int
+		more     bool
+	}{
+		{"sparse", broker.HistoryRequest{Channel: "trade.SYM7", From: n / 2, To: n}, 30, false},
+		{"dense", broker.HistoryRequest{Channel: "trade.all", From: n / 2, To: n}, 180, true},
+		{"dense,first", broker.HistoryRequest{Channel: "trade.all", From: 1, To: n}, 180, true},
+		{"last10", broker.HistoryRequest{Channel: "trade.all", From: n - 20, To: n + 1000}, 10, false},
+		{"none", broker.HistoryRequest{Channel: "nothing", From: n / 2, To: n}, 0, false},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			c.r.Messages, c.r.Bytes = 1000, 64<<10
+			b.ReportAllocs()
+			for b.Loop() {
+				p, err := br.History(context.Background(), c.r)
+				if err != nil || len(p.Messages) < c.messages || p.More != c.more {
+					b.Fatalf("%d messages, more %v, %v", len(p.Messages), p.More, err)
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkChannels lists 1000 channels of 10 000.
+func BenchmarkChannels(b *testing.B) {
+	br := startedBroker(b, Config{DataDir: b.TempDir(), Log: quiet()}, &countingSink{})
+	ps := make([]broker.Publication, 10_000)
+	for i := range ps {
+		ps[i] = broker.Publication{Channel: fmt.Sprintf("trade.G%d.SYM%d", i%10, i), Data: make([]byte, 300)}
+	}
+	br.PublishBatch(context.Background(), ps)
+	b.ReportAllocs()
+	for b.Loop() {
+		if hs, err := br.Channels(context.Background(), "trade.G3.", 1000); err != nil || len(hs) != 1000 {
+			b.Fatalf("%d, %v", len(hs), err)
+		}
+	}
+}

@@ -51,6 +51,7 @@ func New(cfg Config) (*Broker, error) {
 	b := &Broker{done: make(chan struct{})}
 	b.cfg = cfg
 	b.acks.init()
+	b.gets.init()
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 	b.links.changed = make(chan struct{}, 1)
 	b.setState(broker.State{Err: errors.New("not started")})

@@ -37,6 +37,7 @@ type client struct {
 	life atomic.Pointer[life]      // nil until the stream was seen
 	head atomic.Uint64             // highest sequence known to be stored in this life
 	acks acks
+	gets gets
 	// refuse is why publishes and reads fail at once, nil while they work.
 	refuse atomic.Pointer[error]
 }
@@ -138,6 +139,14 @@ func atLeast(version string, major, minor int) bool {
 func (c *client) refusal() error {
 	if p := c.refuse.Load(); p != nil {
 		return *p
+	}
+	return nil
+}
+
+// readable is the refusal of reads: a full store can still be read.
+func (c *client) readable() error {
+	if err := c.refusal(); err != nil && !errors.Is(err, broker.ErrFull) {
+		return err
 	}
 	return nil
 }

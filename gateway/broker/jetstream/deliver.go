@@ -18,11 +18,8 @@ import (
 // nothing newer goes out before a hole is filled; nothing of an old life of the
 // stream goes out after Open with a new one.
 type delivery struct {
-	b       *Broker
-	live    chan *nats.Msg // odin.out.> and the advisories; the client library drops when it is full
-	fetched chan *nats.Msg // answers to batched direct gets, one request at a time
-	inbox   string         // prefix of their reply subjects
-	request uint64         // number of the last such request
+	b    *Broker
+	live chan *nats.Msg // odin.out.> and the advisories; the client library drops when it is full
 
 	epoch    string // of the last Open, "" before the first
 	created  int64  // when that life of the stream began, Unix ns
@@ -45,10 +42,8 @@ type delivery struct {
 
 func newDelivery(b *Broker) *delivery {
 	return &delivery{
-		b:       b,
-		live:    make(chan *nats.Msg, b.cfg.Queue),
-		fetched: make(chan *nats.Msg, fetchBatch+16),
-		inbox:   nats.NewInbox() + ".",
+		b:    b,
+		live: make(chan *nats.Msg, b.cfg.Queue),
 	}
 }
 

@@ -10,13 +10,14 @@ import (
 
 // Headers the server stamps on what it republishes and on direct get answers.
 const (
-	hdrStream   = "Nats-Stream"
-	hdrSubject  = "Nats-Subject"
-	hdrSequence = "Nats-Sequence"
-	hdrTime     = "Nats-Time-Stamp"
-	hdrPrev     = "Nats-Last-Sequence"
-	hdrPending  = "Nats-Num-Pending"
-	hdrStatus   = "Status"
+	hdrStream      = "Nats-Stream"
+	hdrSubject     = "Nats-Subject"
+	hdrSequence    = "Nats-Sequence"
+	hdrTime        = "Nats-Time-Stamp"
+	hdrPrev        = "Nats-Last-Sequence"
+	hdrPending     = "Nats-Num-Pending"
+	hdrStatus      = "Status"
+	hdrDescription = "Description"
 )
 
 // stamp is what the server's headers say of a message.
@@ -39,13 +40,7 @@ func readStamp(m *nats.Msg) (s stamp, ok bool) {
 	if len(m.Header) == 0 {
 		return s, false
 	}
-	size := len("NATS/1.0\r\n\r\n")
-	for k, vs := range m.Header {
-		for _, v := range vs {
-			size += len(k) + len(v) + len(": \r\n")
-		}
-	}
-	if size != m.Size()-len(m.Subject)-len(m.Reply)-len(m.Data) {
+	if blockSize(m.Header) != headerSize(m) {
 		return s, false
 	}
 	s.subject = lastValue(m.Header, hdrSubject)
@@ -58,6 +53,38 @@ func readStamp(m *nats.Msg) (s stamp, ok bool) {
 	}
 	s.prev, _ = number(lastValue(m.Header, hdrPrev))
 	return s, true
+}
+
+// blockSize is how long a block with these fields is as the server writes it.
+func blockSize(h nats.Header) int {
+	size := len("NATS/1.0\r\n\r\n")
+	for k, vs := range h {
+		for _, v := range vs {
+			size += len(k) + len(v) + len(": \r\n")
+		}
+	}
+	return size
+}
+
+// headerSize is how long m's header block was on the wire.
+func headerSize(m *nats.Msg) int {
+	return m.Size() - len(m.Subject) - len(m.Reply) - len(m.Data)
+}
+
+// isEnd tells the end of a batch (204), a refusal (4xx, 500) and no responders
+// (503) from a stored message whose publisher wrote a Status of its own: the
+// server takes that out of the first line and puts Nats-Stream behind it, and a
+// block in which that can't be seen isn't parsed whole.
+func isEnd(m *nats.Msg) bool {
+	status, text := lastValue(m.Header, hdrStatus), lastValue(m.Header, hdrDescription)
+	if len(m.Data) != 0 || status == "" || len(m.Header[hdrStream]) != 0 {
+		return false
+	}
+	size := blockSize(m.Header) - len(hdrStatus+": \r\n") + len(" ")
+	if text != "" {
+		size += len(" ") - len(hdrDescription+": \r\n")
+	}
+	return size == headerSize(m)
 }
 
 func lastValue(h nats.Header, key string) string {

@@ -151,6 +151,7 @@ func (c *client) openAcks(nc *nats.Conn) error {
 
 // lostConn settles what went out before a disconnect.
 func (c *client) lostConn(err error) {
+	c.gets.fail(fmt.Errorf("%w: the connection broke: %w", broker.ErrDown, err))
 	c.acks.fail(func(*ackSlot) bool { return true },
 		fmt.Errorf("%w: the connection broke: %w", broker.ErrUncertain, err))
 }

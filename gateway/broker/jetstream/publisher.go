@@ -30,6 +30,7 @@ func NewPublisher(url string) (*Publisher, error) {
 	p := &Publisher{cancel: cancel}
 	p.cfg = cfg
 	p.acks.init()
+	p.gets.init()
 	nc, err := p.connect(ctx, "publish", p.lostConn, p.forgetLife)
 	if err != nil {
 		cancel()

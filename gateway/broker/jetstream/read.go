@@ -30,7 +30,7 @@ const directGet = "$JS.API.DIRECT.GET." + streamName
 // stream's leader if that finds none (the replica may be behind) or answers
 // with headers that can't be trusted.
 func (c *client) get(ctx context.Context, req getRequest) (broker.Message, error) {
-	if err := c.refusal(); err != nil && !errors.Is(err, broker.ErrFull) {
+	if err := c.readable(); err != nil {
 		return broker.Message{}, err
 	}
 	m, err := c.request(ctx, directGet, req)

@@ -2,13 +2,8 @@ package jetstream
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
-	"strconv"
 	"time"
-
-	"github.com/nats-io/nats.go"
 
 	"github.com/odin-ws/odin/gateway/broker"
 )
@@ -60,58 +55,19 @@ func (d *delivery) fill(ctx context.Context, before uint64) error {
 // It stops before the first that is missing or unreadable; none is not an error.
 func (d *delivery) fetch(ctx context.Context, from, before uint64) ([]got, error) {
 	n := int(min(before-from, fetchBatch))
-	batch := make([]got, 0, n)
-	next := from
-	err := d.ask(ctx, getRequest{Seq: from, Batch: n, MaxBytes: fetchBytes}, func(m *nats.Msg) {
-		msg, st, ok := stored(m)
-		if ok && msg.Seq == next && next < before {
-			batch = append(batch, got{msg, st.time})
-			next++
-		}
-	})
-	return batch, err
-}
-
-// ask sends one batched direct get and calls each for every answer but the
-// last, which only ends the batch.
-func (d *delivery) ask(ctx context.Context, req getRequest, each func(*nats.Msg)) error {
-	nc, err := d.b.usable()
+	b, err := d.b.getBatch(ctx, getRequest{Seq: from, Batch: n, MaxBytes: fetchBytes})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	body, err := json.Marshal(req)
-	if err != nil {
-		return err
-	}
-	d.request++
-	reply := d.inbox + strconv.FormatUint(d.request, 36)
-	if err := nc.PublishRequest(directGet, reply, body); err != nil {
-		return err
-	}
-	timer := time.NewTimer(requestTimeout)
-	defer timer.Stop()
-	for {
-		select {
-		case m := <-d.fetched:
-			if m.Subject != reply {
-				continue // late answer to an earlier request
-			}
-			if isEnd(m) {
-				return nil
-			}
-			each(m)
-		case <-timer.C:
-			return fmt.Errorf("%w: direct get: no answer within %v", broker.ErrDown, requestTimeout)
-		case <-ctx.Done():
-			return context.Cause(ctx)
+	read := make([]got, 0, len(b.msgs))
+	for next := from; len(read) < len(b.msgs) && next < before; next++ {
+		msg, st, ok := stored(b.msgs[len(read)])
+		if !ok || msg.Seq != next {
+			break
 		}
+		read = append(read, got{msg, st.time})
 	}
-}
-
-// isEnd tells the end of a batch (204), a refusal (4xx) and no responders (503)
-// from a stored message whose publisher wrote a Status header of its own.
-func isEnd(m *nats.Msg) bool {
-	return len(m.Data) == 0 && lastValue(m.Header, hdrStatus) != "" && lastValue(m.Header, hdrStream) == ""
+	return read, nil
 }
 
 // settle asks the stream's leader for the message after last. It returns the
@@ -170,12 +126,9 @@ func (d *delivery) findPrevs(ctx context.Context, batch []got) error {
 	if len(unknown) == 0 {
 		return nil
 	}
-	req := getRequest{MultiLast: unknown, UpToSeq: batch[0].msg.Seq - 1, MaxBytes: 1 << 30}
-	return d.ask(ctx, req, func(m *nats.Msg) {
-		if msg, _, ok := stored(m); ok {
-			if i, ok := firsts[msg.Channel]; ok && msg.Seq < batch[i].msg.Seq {
-				batch[i].msg.Prev = msg.Seq
-			}
+	return d.b.lastBefore(ctx, unknown, batch[0].msg.Seq-1, fetchBytes, func(m *broker.Message) {
+		if i, ok := firsts[m.Channel]; ok && m.Seq < batch[i].msg.Seq {
+			batch[i].msg.Prev = m.Seq
 		}
 	})
 }

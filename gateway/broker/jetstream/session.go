@@ -174,8 +174,7 @@ func (d *delivery) openReplies(nc *nats.Conn) error {
 	if err := d.b.openAcks(nc); err != nil {
 		return err
 	}
-	_, err := nc.ChanSubscribe(d.inbox+"*", d.fetched)
-	return err
+	return d.b.openGets(nc)
 }
 
 // close ends the delivery connection.

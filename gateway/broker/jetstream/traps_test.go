@@ -194,8 +194,8 @@ func TestStreamAsFound(t *testing.T) {
 	}
 	r := start(t, func(c *Config) { c.URL, c.DataDir, c.Retention = out.url, "", 7<<20 })
 	epoch := r.State().Epoch
-	if epoch != epochOf(si) {
-		t.Errorf("epoch %s changed to %s by an update", epochOf(si), epoch)
+	if epoch != epochOf(si.Created, si.Config.Metadata) {
+		t.Errorf("epoch %s changed to %s by an update", epochOf(si.Created, si.Config.Metadata), epoch)
 	}
 	si, err = js.StreamInfo(streamName)
 	if err != nil {
