@@ -115,6 +115,12 @@ type Page struct {
 	First, Last uint64
 }
 
+// StreamState is how far the stream goes, by the word of its leader.
+type StreamState struct {
+	Epoch       string
+	First, Last uint64 // its first and last stored sequence; First is Last+1 when it is empty
+}
+
 // ChannelHead is a channel with something stored, and its newest message's Seq.
 type ChannelHead struct {
 	Channel string
@@ -164,6 +170,8 @@ type Broker interface {
 	// a dot) and of which something is stored. ErrTooMany when they are more
 	// than limit.
 	Channels(ctx context.Context, prefix string, limit int) ([]ChannelHead, error)
+	// Stream asks the stream's leader how far the stream goes now.
+	Stream(ctx context.Context) (StreamState, error)
 	// State never blocks.
 	State() State
 	// Counters never blocks.

@@ -44,6 +44,7 @@ type Fake struct {
 	lost     map[uint64]bool
 	skip     map[uint64]bool // live copies dropped
 	keys     map[string]fakeKey
+	hold     bool // nothing is delivered
 	dropNext int
 	loseNext int
 	failWith error

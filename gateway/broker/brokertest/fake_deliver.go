@@ -2,6 +2,7 @@ package brokertest
 
 import (
 	"errors"
+	"slices"
 
 	"github.com/odin-ws/odin/gateway/broker"
 )
@@ -44,6 +45,9 @@ func (f *Fake) next() func() {
 		f.toldDown, f.opened, f.owesLive = false, true, true
 		epoch, head := f.epoch(f.life), f.delivered
 		return func() { sink.Open(epoch, head) }
+	}
+	if f.hold {
+		return nil
 	}
 	if len(f.raw) > 0 {
 		m := f.raw[0]
@@ -94,6 +98,19 @@ func (f *Fake) SetDown(err error) {
 // SetUp brings it back: Open with the same epoch, then what Inject stored
 // meanwhile. Without a SetDown before it does nothing.
 func (f *Fake) SetUp() { f.change(func() { f.down = nil }) }
+
+// Hold stops deliveries, as when this node lags behind the stream, or lets them
+// go on. Publishes and reads work all the same.
+func (f *Fake) Hold(on bool) { f.change(func() { f.hold = on }) }
+
+// Reader returns the broker of another node on what is stored now, not started.
+func (f *Fake) Reader() *Fake {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	r := NewFake()
+	r.life, r.log, r.first = f.life, slices.Clone(f.log), f.first
+	return r
+}
 
 // NewEpoch deletes the stream and makes it anew: everything stored is gone,
 // sequences begin at 1, and the Sink hears Open with another epoch.

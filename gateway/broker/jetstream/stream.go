@@ -2,6 +2,7 @@ package jetstream
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"reflect"
@@ -124,6 +125,18 @@ func (g *group) leaderless() error {
 		return fmt.Errorf("%w: the stream has no leader", broker.ErrDown)
 	}
 	return nil
+}
+
+// Stream implements broker.Broker.
+func (b *Broker) Stream(ctx context.Context) (broker.StreamState, error) {
+	if err := b.refusal(); err != nil && !errors.Is(err, broker.ErrFull) {
+		return broker.StreamState{}, err
+	}
+	in, _, err := b.streamInfo(ctx)
+	if err != nil {
+		return broker.StreamState{}, fmt.Errorf("the stream's state: %w", unanswered(err))
+	}
+	return broker.StreamState{Epoch: in.epoch, First: in.first, Last: in.last}, nil
 }
 
 // ensureStream creates the stream or makes an existing one as it should be,
