@@ -25,6 +25,9 @@ type Config struct {
 	// Wake is called when a shard's inbox was empty and no longer is; from any
 	// goroutine.
 	Wake func(shard int)
+	// Silence is after how long without a message a channel's followers are told
+	// stale, ms; 0: never. It is asked once a channel. nil is never.
+	Silence func(name string) int64
 	// Now is the clock, Unix ms; nil is the real one.
 	Now func() int64
 }
@@ -37,6 +40,7 @@ type Counters struct {
 	BadChannel    atomic.Uint64 // stored messages on a subject that is no channel
 	Late          atomic.Uint64 // at or below their channel's head
 	Gaps          atomic.Uint64 // holes announced with why:broker
+	Silences      atomic.Uint64 // channels that were silent for too long
 	Epochs        atomic.Uint64 // changes of epoch after the first
 	NoChannel     atomic.Uint64 // passed over: a new channel beyond MaxChannels; wildcards that match are told
 	Trimmed       atomic.Uint64 // chunks dropped because the log had enough without them
@@ -89,18 +93,37 @@ type Channel struct {
 	// Static.
 	Name   string
 	Origin uint64 // the head when the node came to know the channel, before ordinal 0
+	Guess  bool   // Origin is the stream's head then, because nobody could be asked
 
 	// Any goroutine.
 	shards atomic.Uint64 // which have members; changed under Hub.mu
 	dirty  atomic.Uint64 // which have been marked and not yet looked
+	fresh  atomic.Uint32 // a Freshness: what the log said last
 
 	// Guarded by Hub.write.
 	upTo  uint64 // while it is the head: in [from, upTo] prev may be anything, a hole was announced or the epoch began there
 	from  uint64
 	added int64 // Unix ms
-	told  bool  // stale was said and live not yet
+	told  bool  // stale was said, or would have been, because the broker is away
+	still int64 // ms without a message that are too many; 0: none are
+	heard int64 // Unix ms of the newest message, or of the channel's beginning here
+	quiet bool  // it has been still for too long
 	bare  bool  // somebody asked for it, and no message is known
 }
+
+// Freshness is what a channel's followers were told last of how fresh it is.
+type Freshness uint32
+
+// The values of Freshness.
+const (
+	NotSaid Freshness = iota // nothing: it is live
+	Stale                    // it may lag behind its publishers
+	Live                     // it no longer does
+)
+
+// Freshness is what the channel's log said last, for one who joins it at a
+// sequence and may have missed that. Any goroutine.
+func (ch *Channel) Freshness() Freshness { return Freshness(ch.fresh.Load()) }
 
 // Refused is a message this node could not take, because its channel would be
 // one more than MaxChannels.
@@ -129,6 +152,9 @@ func New(cfg Config) *Hub {
 	}
 	if cfg.Wake == nil {
 		cfg.Wake = func(int) {}
+	}
+	if cfg.Silence == nil {
+		cfg.Silence = func(string) int64 { return 0 }
 	}
 	h := &Hub{cfg: cfg, channels: make(map[string]*Channel), inboxes: make([]inbox, cfg.Shards)}
 	h.budget.limit = cfg.Budget
@@ -204,7 +230,7 @@ func (h *Hub) Ensure(name string, last uint64) *Channel {
 	if last == Unknown {
 		seq = h.head.Load()
 	}
-	ch := h.add(name, seq)
+	ch := h.add(name, seq, last == Unknown)
 	if ch == nil {
 		return nil
 	}
@@ -297,14 +323,14 @@ func (h *Hub) Take(shard int, dirty, added []*Channel) (d, a []*Channel) {
 }
 
 // Follow is told that a subscriber joined ch and reports whether it must be
-// told that the broker is away; it will then also be told when it is back. Call
-// it within Steady.
+// told that the channel is stale: the broker is away, or it has been silent for
+// too long. It will then also be told when that is over. Call it within Steady.
 func (h *Hub) Follow(ch *Channel) (stale bool) {
-	if !h.stale.Load() {
-		return false
+	if h.stale.Load() {
+		ch.told = true
+		return true
 	}
-	ch.told = true
-	return true
+	return ch.quiet
 }
 
 // mark tells the shards that have members of ch. Writer only.
@@ -342,11 +368,11 @@ func (h *Hub) leave(shard int, dirty, added *Channel, lost *Refused) {
 
 // add makes a new channel whose head is seq, or nil at MaxChannels when none can
 // go. Writer only.
-func (h *Hub) add(name string, seq uint64) *Channel {
+func (h *Hub) add(name string, seq uint64, guess bool) *Channel {
 	// Its newest may be one of those lost: wildcards that were there then are
 	// told.
 	lost := seq > 0 && seq < h.hole
-	ch := &Channel{Name: name, Origin: seq, added: h.now, from: seq, upTo: seq}
+	ch := &Channel{Name: name, Origin: seq, Guess: guess, added: h.now, from: seq, upTo: seq, still: h.cfg.Silence(name), heard: h.now}
 	ch.seq, ch.budget = seq, &h.budget
 	if lost {
 		ch.Origin = 0 // told so also when the entry below is trimmed by then

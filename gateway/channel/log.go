@@ -15,6 +15,8 @@ type Log struct {
 	epochOrd  uint64   // ordinal of the first entry of this epoch; a chunk begins there
 	epochPrev uint64   // the head when the last epoch ended
 	reborn    bool     // the entry at epochOrd says that there was another epoch
+	notes     []uint64 // ordinals of the entries kept that are no messages: gap, stale, live
+	lostNote  uint64   // ordinal after the newest of those trimmed away
 
 	// Owned by the hub's writer.
 	budget *Budget
@@ -29,6 +31,7 @@ type Span struct {
 	Next  uint64 // ordinal after the last
 	Seq   uint64 // the channel's head after the last entry
 	More  bool   // there are entries after Next, in another chunk
+	Gap   bool   // of a Block: it begins with a gap of what retention has dropped
 
 	c    *chunk
 	base uint32   // offset of Bytes in the chunk
@@ -39,8 +42,18 @@ type Span struct {
 // Split says where n written bytes of the span end: next and seq are the
 // position after the entry that holds byte n-1, and rest pins what of that
 // entry is still unwritten (the zero Pin when n ends at an entry). n is in
-// [1, len(Bytes)].
+// [1, len(Bytes)]. The span is a log's, not a Block's.
 func (s *Span) Split(n int) (next, seq uint64, rest Pin) {
+	next, seq, tail := s.Cut(n)
+	if len(tail) > 0 {
+		s.c.pin()
+		rest = Pin{c: s.c, rest: tail}
+	}
+	return next, seq, rest
+}
+
+// Cut is Split without the pin: rest is valid as long as the span is.
+func (s *Span) Cut(n int) (next, seq uint64, rest []byte) {
 	// The first entry that begins at or after n.
 	i := sort.Search(len(s.offs), func(i int) bool { return int(s.offs[i]-s.base) >= n })
 	next, seq = s.First+uint64(i), s.seqs[i-1]
@@ -48,11 +61,7 @@ func (s *Span) Split(n int) (next, seq uint64, rest Pin) {
 	if i < len(s.offs) {
 		end = int(s.offs[i] - s.base)
 	}
-	if end > n {
-		s.c.pin()
-		rest = Pin{c: s.c, rest: s.Bytes[n:end]}
-	}
-	return next, seq, rest
+	return next, seq, s.Bytes[n:end]
 }
 
 // Read returns the entries from ordinal from on, as one span: what lies in one
@@ -80,6 +89,49 @@ func (l *Log) Read(from uint64) (s Span, ok bool) {
 		offs:  c.offs[i:],
 		seqs:  c.seqs[i:],
 	}, true
+}
+
+// ReadLatest returns, for a reader at ordinal from that wants only the newest,
+// the one entry that is next for it: the first that is no message, or the last
+// message before that one; skip is how many messages it passes over. An empty
+// span means there are none; ok is false when something that may not be passed
+// over, or the entry itself, has been trimmed away.
+func (l *Log) ReadLatest(from uint64) (s Span, skip uint64, ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if from >= l.next {
+		return Span{First: from, Next: from, Seq: l.seq}, 0, true
+	}
+	if from < l.lostNote {
+		return Span{}, 0, false
+	}
+	at := l.next - 1
+	i := sort.Search(len(l.notes), func(i int) bool { return l.notes[i] >= from })
+	if i < len(l.notes) {
+		if at = l.notes[i]; at > from {
+			at--
+		}
+	}
+	c := l.find(at)
+	if c == nil {
+		return Span{}, 0, false
+	}
+	k := at - c.first
+	end := len(c.buf)
+	if k+1 < uint64(len(c.offs)) {
+		end = int(c.offs[k+1])
+	}
+	return Span{
+		Bytes: c.buf[c.offs[k]:end:end],
+		First: at,
+		Next:  at + 1,
+		Seq:   c.seqs[k],
+		More:  at+1 < l.next,
+		c:     c,
+		base:  c.offs[k],
+		offs:  c.offs[k : k+1],
+		seqs:  c.seqs[k : k+1],
+	}, at - from, true
 }
 
 // find returns the chunk that holds ordinal ord, nil when it is trimmed.
@@ -199,10 +251,14 @@ func (l *Log) room(n int, prev uint64, now int64) []byte {
 	return c.buf[:0:size]
 }
 
-// publish makes the entry encoded into room visible. Writer only.
-func (l *Log) publish(entry []byte, seq uint64, now int64) {
+// publish makes the entry encoded into room visible; note says that it is no
+// message. Writer only.
+func (l *Log) publish(entry []byte, seq uint64, now int64, note bool) {
 	c := l.chunks[len(l.chunks)-1]
 	l.mu.Lock()
+	if note {
+		l.notes = append(l.notes, l.next)
+	}
 	grown := cap(c.offs)
 	c.offs = append(c.offs, uint32(len(c.buf)))
 	c.seqs = append(c.seqs, seq)
@@ -235,6 +291,19 @@ func (l *Log) dropOldest() {
 	c := l.chunks[0]
 	l.chunks[0] = nil
 	l.chunks = l.chunks[1:]
+	gone := sort.Search(len(l.notes), func(i int) bool { return l.notes[i] >= c.end() })
+	if gone > 0 {
+		l.lostNote = l.notes[gone-1] + 1
+		l.notes = append(l.notes[:0], l.notes[gone:]...)
+	}
 	l.mu.Unlock()
 	c.unpin()
+}
+
+// Reborn reports whether a new epoch has begun since ordinal ord was the log's
+// next: a sequence that was noted with it is void.
+func (l *Log) Reborn(ord uint64) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return ord < l.epochOrd || ord == l.epochOrd && l.reborn
 }

@@ -17,6 +17,9 @@ func (m *Member) Behind(next uint64) bool { return m.ord != uint32(next) }
 // Lag is how many entries the member is behind.
 func (m *Member) Lag(next uint64) uint32 { return uint32(next) - m.ord }
 
+// Read notes the newest sequence read from the channel's past; the ordinal stays.
+func (m *Member) Read(seq uint64) { m.Seq = seq }
+
 // Move sets the position.
 func (m *Member) Move(ord, seq uint64) { m.ord, m.Seq = uint32(ord), seq }
 

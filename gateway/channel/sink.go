@@ -44,7 +44,9 @@ func (h *Hub) Live() {
 	for _, ch := range h.all() {
 		if ch.told {
 			ch.told = false
-			h.appendEntry(ch, wire.AppendLive(h.scratch[:0], ch.Name), ch.seq)
+			if !ch.quiet {
+				h.say(ch, Live)
+			}
 		}
 	}
 }
@@ -77,8 +79,38 @@ func (h *Hub) Down(error) {
 	for _, ch := range h.all() {
 		if ch.shards.Load() != 0 && !ch.told {
 			ch.told = true
-			h.appendEntry(ch, wire.AppendStale(h.scratch[:0], ch.Name), ch.seq)
+			if !ch.quiet {
+				h.say(ch, Stale)
+			}
 		}
+	}
+}
+
+// hush tells the followers of channels that have been silent for too long.
+// Writer only.
+func (h *Hub) hush(all []*Channel) {
+	for _, ch := range all {
+		if ch.still == 0 || ch.quiet || h.now-ch.heard < ch.still {
+			continue
+		}
+		ch.quiet = true
+		h.Counters.Silences.Add(1)
+		if ch.shards.Load() != 0 && !ch.told {
+			h.say(ch, Stale)
+		}
+	}
+}
+
+// wakeUp notes that a channel has a message; who was told that it is stale is
+// told that it no longer is. Writer only.
+func (h *Hub) wakeUp(ch *Channel) {
+	ch.heard = h.now
+	if !ch.quiet {
+		return
+	}
+	ch.quiet = false
+	if ch.shards.Load() != 0 && !ch.told {
+		h.say(ch, Live)
 	}
 }
 
@@ -127,7 +159,7 @@ func (h *Hub) Message(m *broker.Message) {
 			h.Counters.BadChannel.Add(1)
 			return
 		}
-		if ch = h.add(m.Channel, m.Prev); ch == nil {
+		if ch = h.add(m.Channel, m.Prev, false); ch == nil {
 			h.refuse(m)
 			return
 		}
@@ -141,6 +173,7 @@ func (h *Hub) Message(m *broker.Message) {
 		return
 	}
 	prev := h.chain(ch, m)
+	h.wakeUp(ch)
 	if len(m.Data) > h.cfg.MaxPayload || !wire.ValidPayload(m.Data) {
 		h.Counters.Invalid.Add(1)
 		h.appendEntry(ch, wire.AppendGap(h.scratch[:0], ch.Name, ch.seq, m.Seq+1, WhyInvalid), m.Seq)
@@ -149,7 +182,7 @@ func (h *Hub) Message(m *broker.Message) {
 	n := wire.MsgFrameLen(ch.Name, m.Seq, prev, m.Time, len(m.Data))
 	entry := wire.AppendMsg(h.room(ch, n), ch.Name, m.Seq, prev, m.Time, m.Data)
 	h.Counters.Messages.Add(1)
-	h.publish(ch, entry, m.Seq)
+	h.publish(ch, entry, m.Seq, false)
 }
 
 // refuse passes over a message whose channel there is no place for. Those whose
@@ -191,7 +224,17 @@ func (h *Hub) chain(ch *Channel, m *broker.Message) uint64 {
 // after them. Writer only.
 func (h *Hub) appendEntry(ch *Channel, frame []byte, seq uint64) {
 	h.scratch = frame
-	h.publish(ch, append(h.room(ch, len(frame)), frame...), seq)
+	h.publish(ch, append(h.room(ch, len(frame)), frame...), seq, true)
+}
+
+// say appends word of how fresh a channel is. Writer only.
+func (h *Hub) say(ch *Channel, f Freshness) {
+	frame := wire.AppendStale
+	if f == Live {
+		frame = wire.AppendLive
+	}
+	h.appendEntry(ch, frame(h.scratch[:0], ch.Name), ch.seq)
+	ch.fresh.Store(uint32(f))
 }
 
 // room is Log.room, remembering a new chunk's age. Writer only.
@@ -209,8 +252,8 @@ func (h *Hub) room(ch *Channel, n int) []byte {
 }
 
 // publish makes an entry visible, trims, and marks. Writer only.
-func (h *Hub) publish(ch *Channel, entry []byte, seq uint64) {
-	ch.publish(entry, seq, h.now)
+func (h *Hub) publish(ch *Channel, entry []byte, seq uint64, note bool) {
+	ch.publish(entry, seq, h.now, note)
 	h.Counters.Bytes.Add(uint64(len(entry)))
 	h.trim(ch)
 	h.mark(ch)

@@ -73,6 +73,7 @@ func (h *Hub) Tick() {
 	for _, ch := range all {
 		h.trim(ch)
 	}
+	h.hush(all)
 	h.sweepFIFO()
 	h.full = false
 	h.mu.Lock()

@@ -1,13 +1,14 @@
 package wire
 
 import (
+	"bytes"
 	"encoding/binary"
 	"strconv"
 	"unicode/utf8"
 )
 
 // The Append functions below append one or more whole frames, unmasked and final (RFC
-// 6455 section 5.1), or for AppendHeader and AppendMsgSkip the begin of one,
+// 6455 section 5.1), or for AppendHeader and AppendMsgSkip the beginning of one,
 // and allocate nothing when dst has room. Channels are written unescaped: give
 // them only names that passed ValidChannel or ParsePattern. Times are Unix
 // milliseconds.
@@ -89,15 +90,36 @@ func AppendMsg(dst []byte, ch string, seq, prev uint64, ts int64, data []byte) [
 	return append(dst, msgEnd...)
 }
 
-// AppendMsgSkip appends the frame of mode "latest" up to its data:
-// {"t":"msg",…,"skip":skip,"d": and no more. The last data+1 bytes of the same
-// message's AppendMsg frame are the rest of it.
-func AppendMsgSkip(dst []byte, ch string, seq, prev uint64, ts int64, skip uint64, data int) []byte {
-	dst = AppendHeader(dst, OpText, msgLen(ch, seq, prev, ts, data)+len(msgSkip)+uintLen(skip))
-	dst = appendEnvelope(dst, ch, seq, prev, ts)
+// AppendMsgSkip begins the frame of mode "latest" for a message whose AppendMsg
+// frame is msg: it appends the header and the payload up to and with
+// "skip":skip. The rest of the payload, "d" and its data, is the tail of msg that
+// it returns: two buffers for one writev, and no copy of the data.
+func AppendMsgSkip(dst, msg []byte, skip uint64) (begun, tail []byte) {
+	payload := msg[payloadAt(msg):]
+	// No channel name and no number has a quote in it: the first "d" is ours.
+	at := bytes.Index(payload, []byte(msgData))
+	dst = AppendHeader(dst, OpText, len(payload)+len(msgSkip)+uintLen(skip))
+	dst = append(dst, payload[:at]...)
 	dst = append(dst, msgSkip...)
-	dst = strconv.AppendUint(dst, skip, 10)
-	return append(dst, msgData...)
+	return strconv.AppendUint(dst, skip, 10), payload[at:]
+}
+
+// IsContent reports whether a frame of a channel is a message or a gap, and not
+// word of how fresh the channel is.
+func IsContent(frame []byte) bool {
+	payload := frame[payloadAt(frame):]
+	return bytes.HasPrefix(payload, []byte(`{"t":"msg"`)) || bytes.HasPrefix(payload, []byte(`{"t":"gap"`))
+}
+
+// payloadAt is where the payload of an unmasked frame begins.
+func payloadAt(frame []byte) int {
+	switch frame[1] {
+	case 126:
+		return 4
+	case 127:
+		return 10
+	}
+	return 2
 }
 
 // appendEnvelope appends a message up to its "ts".
