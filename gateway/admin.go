@@ -21,6 +21,8 @@ func (g *Gateway) startAdmin() {
 	mux.HandleFunc("/v1/publish", only(http.MethodPost, g.handlePublish))
 	mux.HandleFunc("/v1/publish/batch", only(http.MethodPost, g.handlePublishBatch))
 	mux.HandleFunc("/v1/channels", only(http.MethodGet, g.handleChannels))
+	mux.HandleFunc("/v1/channels/{ch}/history", only(http.MethodGet, g.handleHistory))
+	mux.HandleFunc("/connz", only(http.MethodGet, g.handleConnz))
 	mux.HandleFunc("/stats", only(http.MethodGet, g.plain.stats))
 	mux.HandleFunc("/healthz", only(http.MethodGet, g.plain.healthz))
 	mux.HandleFunc("/readyz", only(http.MethodGet, g.plain.readyz))

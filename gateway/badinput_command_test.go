@@ -108,7 +108,6 @@ func TestBadCommands(t *testing.T) {
 		"replay backwards":             `{"op":"replay","id":4,"ch":"x","epoch":"e1","from":2,"to":1}`,
 		"replay from -1":               `{"op":"replay","id":4,"ch":"x","epoch":"e1","from":-1,"to":1}`,
 		"replay of an array":           `{"op":"replay","id":4,"ch":["x"],"epoch":"e1","from":1,"to":1}`,
-		"mode latest, not served yet":  `{"op":"sub","id":4,"ch":["x"],"mode":"latest","ms":250}`,
 		"auth, which nobody asked for": `{"op":"auth","id":4,"token":"x"}`,
 	}
 	k := g.canary(t)

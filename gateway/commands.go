@@ -1,12 +1,6 @@
 package gateway
 
 import (
-	"context"
-	"errors"
-	"time"
-
-	"github.com/odin-ws/odin/gateway/broker"
-	"github.com/odin-ws/odin/gateway/channel"
 	"github.com/odin-ws/odin/gateway/wire"
 )
 
@@ -23,9 +17,6 @@ const (
 	// largeCommand is from how many bytes on a command is parsed in the pool,
 	// so that a bulk subscribe doesn't hold up the shard.
 	largeCommand = 8 << 10
-	// lookupTimeout is how long a subscribe waits for the broker to say where a
-	// channel stands.
-	lookupTimeout = 3 * time.Second
 )
 
 // message acts on one text message. payload is borrowed.
@@ -53,21 +44,17 @@ func (s *shard) dispatch(r connRef, c *slot, cmd *wire.Command) {
 		s.wbuf = wire.AppendPong(s.wbuf[:0], cmd.ID)
 		s.send(r, c, s.wbuf)
 	case "sub":
-		if cmd.Mode == "latest" || cmd.Slow == "latest" {
-			s.refuseCommand(r, c, cmd.ID, "bad_request", `mode "latest" is not served by this version`)
+		if q := s.questions(c, cmd); !q.none() {
+			s.askInPool(r, c, cmd, q)
 			return
 		}
-		if missing := s.unknown(c, cmd); len(missing) > 0 {
-			s.lookUpInPool(r, c, cmd, missing)
-			return
-		}
-		s.sub(r, c, cmd)
+		s.sub(r, c, cmd, reach{})
 	case "unsub":
 		s.unsub(r, c, cmd)
 	case "list":
 		s.list(r, c, cmd)
 	case "replay":
-		s.refuseCommand(r, c, cmd.ID, "unrecoverable", `replay is not served by this version; subscribe with "since"`)
+		s.replayCommand(r, c, cmd)
 	case "auth":
 		s.refuseCommand(r, c, cmd.ID, "bad_request", "no token keys are configured; anyone may read")
 	}
@@ -134,31 +121,6 @@ func (s *shard) overRate(r connRef, c *slot, payload []byte) {
 	s.send(r, c, s.wbuf)
 }
 
-// unknown returns the channels of a subscribe that this node has not heard of,
-// no more than the connection has room for: the broker is asked where they
-// stand.
-func (s *shard) unknown(c *slot, cmd *wire.Command) (names []string) {
-	room := s.g.cfg.MaxSubscriptions - s.subCount(c)
-	var seen map[string]struct{}
-	for _, name := range cmd.Ch {
-		if len(names) >= room {
-			break
-		}
-		if !wire.ValidChannel(name) || s.g.hub.Lookup(name) != nil {
-			continue
-		}
-		if _, twice := seen[name]; twice {
-			continue
-		}
-		if seen == nil {
-			seen = make(map[string]struct{})
-		}
-		seen[name] = struct{}{}
-		names = append(names, name)
-	}
-	return names
-}
-
 // parseInPool parses a large command off the shard.
 func (s *shard) parseInPool(r connRef, c *slot, payload []byte) {
 	held, err := s.g.pool.Get(len(payload))
@@ -177,14 +139,14 @@ func (s *shard) parseInPool(r connRef, c *slot, payload []byte) {
 	}, func() { s.g.pool.Put(held) })
 }
 
-// lookUpInPool asks the broker for the channels this node doesn't know, then
-// carries the subscribe out.
-func (s *shard) lookUpInPool(r connRef, c *slot, cmd *wire.Command, missing []string) {
+// askInPool asks the broker what this node doesn't know, then carries the
+// subscribe out.
+func (s *shard) askInPool(r connRef, c *slot, cmd *wire.Command, q questions) {
 	own := *cmd // cmd is the shard's scratch
 	g := s.g
-	if len(missing) == 1 {
+	if len(q.unknown) == 1 && !q.positions && len(q.heads)+len(q.prefixes) == 0 {
 		// Thousands may ask for a new channel at once: one asks the broker.
-		name := missing[0]
+		name := q.unknown[0]
 		waiting, under := s.lookups[name]
 		s.lookups[name] = append(waiting, lookup{r, &own})
 		c.flags |= flagBusy
@@ -201,8 +163,8 @@ func (s *shard) lookUpInPool(r connRef, c *slot, cmd *wire.Command, missing []st
 		err := g.submit(func() {
 			then := func(r connRef, c *slot, _ *wire.Command) { s.fail(r, c, 1011, "internal error") }
 			defer func() { s.post(func(*shard) { answer(then) }) }() // also after a panic
-			g.learn(missing)
-			then = s.sub
+			known := g.ask(q, &own)
+			then = func(r connRef, c *slot, cmd *wire.Command) { s.sub(r, c, cmd, known) }
 		})
 		if err != nil {
 			answer(func(r connRef, c *slot, cmd *wire.Command) { s.poolFull(r, c, cmd.ID) })
@@ -210,46 +172,9 @@ func (s *shard) lookUpInPool(r connRef, c *slot, cmd *wire.Command, missing []st
 		return
 	}
 	s.work(r, c, own.ID, func() func(*shard, *slot) {
-		g.learn(missing)
-		return func(s *shard, c *slot) { s.sub(r, c, &own) }
+		known := g.ask(q, &own)
+		return func(s *shard, c *slot) { s.sub(r, c, &own, known) }
 	}, nil)
-}
-
-// learn makes channels known to the hub, at the positions the broker has for
-// them. Without a broker they are taken to be at the head this node last saw:
-// positions are the stream's, so none is ever ahead of that.
-func (g *Gateway) learn(names []string) {
-	ctx, cancel := context.WithTimeout(context.Background(), lookupTimeout)
-	defer cancel()
-	for _, name := range names {
-		if g.hub.Lookup(name) != nil {
-			continue
-		}
-		var last uint64
-		if g.broker.State().Connected {
-			m, err := g.broker.Last(ctx, name)
-			switch {
-			case err == nil:
-				last = m.Seq
-			case errors.Is(err, broker.ErrNotFound):
-			default:
-				g.count.LookupsFailed.Add(1)
-				last = channel.Unknown
-			}
-		} else {
-			last = channel.Unknown
-		}
-		// A message this node has not been given yet makes the channel known
-		// when it comes; learning of it early would make it look late then.
-		for last != channel.Unknown && last > g.hub.Head() && g.hub.Lookup(name) == nil {
-			select {
-			case <-ctx.Done():
-				last = channel.Unknown
-			case <-time.After(time.Millisecond):
-			}
-		}
-		g.hub.Ensure(name, last)
-	}
 }
 
 // work runs f in the pool, and what it returns on the shard. Until then the

@@ -1,12 +1,15 @@
 package gateway
 
 import (
+	"fmt"
 	"log/slog"
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/odin-ws/odin/capacity"
 	"github.com/odin-ws/odin/gateway/broker"
+	"github.com/odin-ws/odin/gateway/wire"
 )
 
 // Config is all a Gateway needs. Fields are static after New. DefaultConfig
@@ -71,6 +74,14 @@ type Config struct {
 	SendQueue int
 	// SlowTimeout is how long a client with something to read may take no byte.
 	SlowTimeout time.Duration
+	// Silences say after how long without a message the followers of a channel are
+	// told that it is stale, by pattern; the longest that matches counts, and
+	// without one they are not told. It is seen up to a second late.
+	Silences []Silence
+	// PublishRate is how many messages a second the publish API takes, all
+	// publishers together; 0 is no bound. A second's worth, or one full batch if
+	// that is more, may come at once.
+	PublishRate int
 	// RateBurst and RatePerSec are the token bucket for one client's commands.
 	RateBurst, RatePerSec int
 	// Ping is the interval of WebSocket pings; no sign of life for two of them is 4201.
@@ -99,6 +110,40 @@ type Config struct {
 	Node string
 	// Log receives structured logs; nil discards them.
 	Log *slog.Logger
+}
+
+// Silence is how long the channels of a pattern may be silent.
+type Silence struct {
+	Pattern string // a channel, "trade.*", or "*" for all
+	For     time.Duration
+}
+
+// ParseSilence reads PATTERN=DURATION.
+func ParseSilence(text string) (Silence, error) {
+	pattern, d, _ := strings.Cut(text, "=")
+	after, err := time.ParseDuration(d)
+	if _, _, ok := wire.ParsePattern(pattern); err != nil || after <= 0 || !ok && pattern != "*" {
+		return Silence{}, fmt.Errorf("want PATTERN=DURATION such as trade.*=5s, not %q", text)
+	}
+	return Silence{pattern, after}, nil
+}
+
+// silence is how long a channel may be silent, ms; 0: as long as it likes.
+func (c *Config) silence(name string) int64 {
+	best, length := time.Duration(0), -1
+	for _, s := range c.Silences {
+		prefix, wildcard := strings.CutSuffix(s.Pattern, "*")
+		n := len(prefix)
+		if !wildcard && s.Pattern == name {
+			n = 1 << 20 // its own name counts more than any wildcard
+		} else if !wildcard || !strings.HasPrefix(name, prefix) {
+			continue
+		}
+		if n > length {
+			best, length = s.For, n
+		}
+	}
+	return best.Milliseconds()
 }
 
 // DefaultConfig returns the defaults of `odin serve`, without a Broker.

@@ -48,6 +48,7 @@ func (c *Config) check() error {
 		{"the frame timeout", int64(c.FrameTimeout), int64(tick)},
 		{"--drain", int64(c.Drain), 0},
 		{"--max-age", int64(c.MaxAge), 0},
+		{"--publish-rate", int64(c.PublishRate), 0},
 		{"--admission-wait", int64(c.AdmissionWait), 0},
 	} {
 		if p.value < p.min {

@@ -3,6 +3,8 @@ package gateway
 import (
 	"strconv"
 	"sync/atomic"
+
+	"github.com/odin-ws/odin/gateway/channel"
 )
 
 // counters is everything a gateway counts. Each grows only, but Subscriptions.
@@ -26,10 +28,18 @@ type counters struct {
 	PoolPanics         atomic.Uint64
 	LookupsFailed      atomic.Uint64 // the broker didn't say where a channel stands
 	WildcardOverflow   atomic.Uint64 // new channels a wildcard matched beyond its connection's limit
-	GapsSlow           atomic.Uint64 // positions that fell off the log
-	GapsEvicted        atomic.Uint64 // positions older than the log at subscribe
-	GapsEpoch          atomic.Uint64 // positions of another epoch at subscribe
+	GapsSlow           atomic.Uint64 // positions that fell off the log, and could not be had from the stream
+	GapsEvicted        atomic.Uint64 // positions older than what there is
+	GapsEpoch          atomic.Uint64 // positions of another epoch
+	GapsBroker         atomic.Uint64 // positions whose messages could not be read from the stream
+	FellBehind         atomic.Uint64 // positions that fell off the log and went on from the stream
+	HistoryReads       atomic.Uint64 // of the stream, for those behind the logs
+	HistoryFailed      atomic.Uint64
+	Replayed           atomic.Uint64 // frames sent in answer to replay commands
+	Skipped            atomic.Uint64 // messages passed over for conflated subscriptions
 	SlowStrikes        atomic.Uint64
+	SlowConflated      atomic.Uint64 // clients conflated because they were slow
+	SlowRestored       atomic.Uint64 // of those, given every message again
 	SlowCut            atomic.Uint64
 	FrameTimeouts      atomic.Uint64 // messages not finished in time
 	HeldBack           atomic.Uint64 // writes not made for want of backlog budget
@@ -41,13 +51,49 @@ type counters struct {
 	LateTicks          atomic.Uint64 // ticks a busy loop missed
 	PublishRefused     atomic.Uint64 // publications refused before the broker
 	PublishBusy        atomic.Uint64 // requests refused for the bytes under way
+	PublishLimited     atomic.Uint64 // publications refused for their rate
 	PublishFailed      atomic.Uint64 // publications the broker did not ack
 	Published          atomic.Uint64
 
 	Subscriptions atomic.Int64 // now
 
+	Replays [replayResults]atomic.Uint64 // since and replay, by how it went
+
 	refusals [600]atomic.Uint64  // handshakes refused, by HTTP status
 	closes   [5000]atomic.Uint64 // connections closed, by close code
+}
+
+// How a request for the past went.
+const (
+	replayDone    = iota // all of it is there
+	replayGap            // a part of it can't be had
+	replayRefused        // it asked for what there can't be
+	replayResults
+)
+
+// resumed counts a subscription with a position; recovered is what its ack says.
+func (c *counters) resumed(recovered *bool) {
+	switch {
+	case recovered == nil:
+	case *recovered:
+		c.Replays[replayDone].Add(1)
+	default:
+		c.Replays[replayGap].Add(1)
+	}
+}
+
+// gap counts a gap told to one connection.
+func (c *counters) gap(why string) {
+	switch why {
+	case channel.WhyEpoch:
+		c.GapsEpoch.Add(1)
+	case channel.WhyEvicted:
+		c.GapsEvicted.Add(1)
+	case channel.WhyBroker:
+		c.GapsBroker.Add(1)
+	default:
+		c.GapsSlow.Add(1)
+	}
 }
 
 func (c *counters) refused(status int) {

@@ -15,7 +15,16 @@ type segment struct {
 	sc    *shardChan
 	index uint32 // of the member
 	span  channel.Span
+	// Of a conflated message: from and to are where in shard.envs what goes before
+	// the span's bytes is, skip how many messages it passes over.
+	from, to int
+	skip     uint64
+	past     bool // the span is a Block's: it moves the sequence only
+	gap      bool // and begins with a gap of what retention has dropped
 }
+
+// size is what it writes, bytes.
+func (g *segment) size() int { return g.to - g.from + len(g.span.Bytes) }
 
 // A flush goes in rounds. A round collects, from every channel with something
 // new, the connections that are behind on it, each once with a list of its
@@ -25,11 +34,15 @@ type segment struct {
 
 // enqueue notes that a channel has something new.
 func (s *shard) enqueue(ch *channel.Channel) {
-	id, ok := s.chanIDs[ch]
-	if !ok {
-		return // its last member here left after the mark
+	// None: its last member here left after the mark.
+	for sc := s.chanOf[ch]; sc != nil; sc = sc.next {
+		if !s.gate(sc) {
+			s.enqueueOne(sc)
+		}
 	}
-	sc := s.chans[id]
+}
+
+func (s *shard) enqueueOne(sc *shardChan) {
 	if sc.queued {
 		sc.again = true
 		return
@@ -144,7 +157,7 @@ func (s *shard) flushBehind(r connRef, c *slot) {
 	c.pend = noNode // it may have been linked before; once is enough
 	for _, sub := range c.subs {
 		sc := s.chans[sub.chanID]
-		if next, _ := sc.ch.Head(); sc.At(sub.member()).Behind(next) {
+		if next, _ := sc.ch.Head(); !sc.waiting && sc.At(sub.member()).Behind(next) || sub.past() {
 			s.nodes = append(s.nodes, node{chanID: sub.chanID, next: c.pend})
 			c.pend = int32(len(s.nodes) - 1)
 		}
@@ -161,37 +174,65 @@ func (s *shard) flushBehind(r connRef, c *slot) {
 // gather collects the spans pending for a connection. It reports whether there
 // is more behind them.
 func (s *shard) gather(r connRef, c *slot, first int32) (more bool) {
-	s.segs = s.segs[:0]
+	s.segs, s.envs = s.segs[:0], s.envs[:0]
 	s.gathers++
+	parts := 0
 	for n := first; n != noNode; n = s.nodes[n].next {
 		i, ok := c.findSub(s.nodes[n].chanID)
 		if !ok {
 			continue // unsubscribed since it was linked
 		}
-		if len(s.segs) == netpoll.MaxIovecs {
+		if parts+2 > netpoll.MaxIovecs { // a conflated message has two
 			return true
 		}
-		index := c.subs[i].member()
 		sc := s.chans[c.subs[i].chanID]
 		if sc.gathered == s.gathers {
 			continue // linked twice: its number was another channel's before
 		}
 		sc.gathered = s.gathers
-		span, ok := s.read(sc, index)
-		if !ok {
-			if !s.rejoin(r, c, sc, index) {
-				return false
-			}
-			if span, ok = s.read(sc, index); !ok {
-				continue // trimmed again this moment; marked again too
-			}
+		seg, ok := s.pick(r, c, sc, i)
+		if c.state != stateOpen {
+			return false
 		}
-		if len(span.Bytes) > 0 {
-			s.segs = append(s.segs, segment{sc, index, span})
-			more = more || span.More
+		if ok && len(seg.span.Bytes) > 0 {
+			s.segs = append(s.segs, seg)
+			parts += 2
+			more = more || seg.span.More || seg.past
 		}
 	}
 	return more
+}
+
+// pick is what a connection is to be given next of one channel, at its place in
+// c.subs: of the channel's past, of its log, or of the past again when its
+// position has been trimmed away. ok is false when there is nothing for now, or
+// the connection is gone.
+func (s *shard) pick(r connRef, c *slot, sc *shardChan, at int) (seg segment, ok bool) {
+	index := c.subs[at].member()
+	for range 2 {
+		if c.subs[at].past() {
+			span, ready, live := s.past(r, c, sc, at)
+			if !live {
+				return segment{sc: sc, index: index, span: span, past: true, gap: span.Gap}, ready
+			}
+		}
+		if seg, ok = s.next(sc, index); ok {
+			return seg, true
+		}
+		if !s.fallOff(r, c, sc, at) {
+			return seg, false
+		}
+	}
+	return seg, false // trimmed again this moment; marked again too
+}
+
+// next is what a member is to be given next, of its channel's log.
+func (s *shard) next(sc *shardChan, index uint32) (seg segment, ok bool) {
+	if sc.latest {
+		return s.gatherLatest(sc, index)
+	}
+	span, ok := s.read(sc, index)
+	return segment{sc: sc, index: index, span: span}, ok
 }
 
 // read is Log.Read from a member's position. Members of one channel mostly
@@ -209,18 +250,34 @@ func (s *shard) read(sc *shardChan, index uint32) (channel.Span, bool) {
 	return span, ok
 }
 
-// rejoin tells a connection that has fallen off a log what it misses, and sets
-// it to the log's start. It reports false when the connection is gone.
-func (s *shard) rejoin(r connRef, c *slot, sc *shardChan, index uint32) bool {
+// fallOff deals with a member whose position was trimmed away: it goes on from
+// the stream's past, where that is possible, else it is told what it misses. It
+// reports false when the connection is gone or takes no more for now.
+func (s *shard) fallOff(r connRef, c *slot, sc *shardChan, at int) bool {
+	m := sc.At(c.subs[at].member())
+	next, _ := sc.ch.Head()
+	if sc.latest || sc.ch.Reborn(m.Ord(next)) {
+		return s.rejoin(r, c, sc, c.subs[at].member(), channel.WhySlow)
+	}
+	m.Move(next, m.Seq)
+	c.subs[at].index |= pastSub | fellSub
+	s.g.count.FellBehind.Add(1)
+	return true
+}
+
+// rejoin tells a connection what it misses of a channel whose log no longer has
+// its position, and why unless the epoch ended, and sets it to the log's start.
+// It reports false when the connection is gone.
+func (s *shard) rejoin(r connRef, c *slot, sc *shardChan, index uint32, why string) bool {
 	m := sc.At(index)
 	next, _ := sc.ch.Head()
 	ord, before, newEpoch := sc.ch.Rejoin(m.Ord(next))
-	why, after := channel.WhySlow, m.Seq
+	after := m.Seq
 	if newEpoch {
 		why = channel.WhyEpoch
 	}
 	m.Move(ord, before-1)
-	s.g.count.GapsSlow.Add(1)
+	s.g.count.gap(why)
 	s.wbuf = wire.AppendGap(s.wbuf[:0], sc.ch.Name, after, before, why)
 	return s.send(r, c, s.wbuf) && c.state == stateOpen
 }
@@ -234,8 +291,12 @@ func (s *shard) writeSegs(r connRef, c *slot) bool {
 	total := 0
 	s.iov = s.iov[:0]
 	for i := range s.segs {
-		s.iov = append(s.iov, s.segs[i].span.Bytes)
-		total += len(s.segs[i].span.Bytes)
+		seg := &s.segs[i]
+		if seg.to > seg.from {
+			s.iov = append(s.iov, s.envs[seg.from:seg.to])
+		}
+		s.iov = append(s.iov, seg.span.Bytes)
+		total += seg.size()
 	}
 	if !s.afford(r, c, total) {
 		return false
@@ -256,31 +317,69 @@ func (s *shard) writeSegs(r connRef, c *slot) bool {
 		return false
 	}
 	s.took(c, n)
-	left := n
-	frames := uint64(0)
-	for i := range s.segs {
-		seg := &s.segs[i]
-		m := seg.sc.At(seg.index)
-		if left >= len(seg.span.Bytes) {
-			left -= len(seg.span.Bytes)
-			frames += seg.span.Next - seg.span.First
-			m.Move(seg.span.Next, seg.span.Seq)
-			continue
-		}
-		if left > 0 {
-			next, seq, rest := seg.span.Split(left)
-			frames += next - seg.span.First
-			m.Move(next, seq)
-			if len(rest.Rest()) > 0 {
-				s.extOf(c).pin = rest
-			}
-		}
-		break
+	if !s.advance(r, c, n) {
+		return false
 	}
-	s.g.count.MessagesOut.Add(frames)
 	if n < total {
 		s.block(r, c)
 		return false
+	}
+	return true
+}
+
+// advance moves the positions of the gathered spans by n written bytes, and
+// keeps the rest of the frame in which they end.
+func (s *shard) advance(r connRef, c *slot, n int) bool {
+	frames, skipped := uint64(0), uint64(0)
+	defer func() {
+		s.g.count.MessagesOut.Add(frames)
+		if skipped > 0 {
+			s.g.count.Skipped.Add(skipped)
+		}
+	}()
+	for i := range s.segs {
+		seg := &s.segs[i]
+		if n == 0 {
+			return true
+		}
+		m := seg.sc.At(seg.index)
+		next, seq := seg.span.Next, seg.span.Seq
+		var rest []byte
+		switch {
+		case n >= seg.size():
+			n -= seg.size()
+		case seg.past:
+			next, seq, rest = seg.span.Cut(n)
+			n = 0
+		case seg.to > seg.from:
+			env := s.envs[seg.from+min(n, seg.to-seg.from) : seg.to]
+			rest = seg.span.Bytes[max(0, n-(seg.to-seg.from)):]
+			n = 0
+			if !s.queueOut(r, c, env, rest) {
+				return false
+			}
+			rest = nil
+		default:
+			var pin channel.Pin
+			next, seq, pin = seg.span.Split(n)
+			if len(pin.Rest()) > 0 {
+				s.extOf(c).pin = pin
+			}
+			n = 0
+		}
+		frames += next - seg.span.First
+		skipped += seg.skip
+		if seg.gap {
+			s.g.count.gap(channel.WhyEvicted)
+		}
+		if seg.past {
+			m.Read(seq)
+		} else {
+			m.Move(next, seq)
+		}
+		if len(rest) > 0 && !s.queueOut(r, c, rest, nil) {
+			return false
+		}
 	}
 	return true
 }

@@ -16,6 +16,8 @@ import (
 
 	"github.com/panjf2000/ants/v2"
 	"golang.org/x/sync/semaphore"
+	"golang.org/x/sync/singleflight"
+	"golang.org/x/time/rate"
 
 	"github.com/odin-ws/odin/bufpool"
 	"github.com/odin-ws/odin/capacity"
@@ -29,23 +31,29 @@ import (
 // once, and Shutdown it.
 type Gateway struct {
 	// Static after New.
-	cfg        Config
-	log        *slog.Logger
-	broker     broker.Broker
-	hub        *channel.Hub
-	pool       *bufpool.Pool
-	backlog    backlog
-	gate       *capacity.Gate
-	room       *capacity.WaitingRoom
-	peers      *capacity.IPLimiter // nil where addresses are not bounded
-	node       string
-	limits     wire.Limits
-	echoLimits wire.Limits
-	maxHeads   int // unfinished handshakes a shard
-	shards     []*shard
-	workers    *ants.Pool
-	publishing *semaphore.Weighted // bytes of publish requests under way
-	plain      *plainServer
+	cfg         Config
+	log         *slog.Logger
+	broker      broker.Broker
+	hub         *channel.Hub
+	history     *history
+	leader      leader
+	listing     singleflight.Group // of channels, by prefix
+	clock       func() int64       // ms, monotonic
+	pool        *bufpool.Pool
+	backlog     backlog
+	gate        *capacity.Gate
+	room        *capacity.WaitingRoom
+	peers       *capacity.IPLimiter // nil where addresses are not bounded
+	node        string
+	limits      wire.Limits
+	echoLimits  wire.Limits
+	maxHeads    int // unfinished handshakes a shard
+	shards      []*shard
+	workers     *ants.Pool
+	publishing  *semaphore.Weighted // bytes of publish requests under way
+	publishRate *rate.Limiter       // of messages; nil: no bound
+	reading     *semaphore.Weighted // history requests under way
+	plain       *plainServer
 
 	// Static after Start.
 	listener *netpoll.Listener
@@ -94,6 +102,7 @@ func newGateway(cfg Config, newLoop func(netpoll.Config) (netpoll.Loop, error)) 
 		maxHeads:   max(1, cfg.MaxHandshakes/cfg.Shards),
 		backlog:    backlog{limit: cfg.Backlog},
 		publishing: semaphore.NewWeighted(publishMemory),
+		reading:    semaphore.NewWeighted(historyAtOnce),
 		down:       make(chan struct{}),
 		done:       make(chan struct{}),
 	}
@@ -103,14 +112,23 @@ func newGateway(cfg Config, newLoop func(netpoll.Config) (netpoll.Loop, error)) 
 	if g.node == "" {
 		g.node = "n" + strconv.FormatUint(rand.Uint64(), 36)
 	}
+	past := cfg.LogBudget / historyShare
+	g.history = newHistory(g, past)
+	if cfg.PublishRate > 0 {
+		g.publishRate = rate.NewLimiter(rate.Limit(cfg.PublishRate), max(cfg.PublishRate, maxBatch))
+	}
+	g.leader.broker = cfg.Broker
+	begun := time.Now()
+	g.clock = func() int64 { return time.Since(begun).Milliseconds() }
 	g.hub = channel.New(channel.Config{
 		Shards: cfg.Shards,
 		Keep:   max(cfg.Replay, cfg.SendQueue),
 		// A client must survive the sweeps it is given to catch up.
 		Grace:       (slowStrikes + 2) * tick,
-		Budget:      cfg.LogBudget,
+		Budget:      cfg.LogBudget - past,
 		MaxChannels: cfg.MaxChannels,
 		MaxPayload:  cfg.MaxPublish,
+		Silence:     cfg.silence,
 		Wake:        func(shard int) { g.shards[shard].loop.Wake() },
 	})
 	peers, err := capacity.NewIPLimiter(capacity.IPConfig{Connections: cfg.IPConnections, Rate: cfg.IPRate})

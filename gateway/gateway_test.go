@@ -27,7 +27,12 @@ type testGateway struct {
 // newTestGateway starts a gateway; change may adjust its configuration.
 func newTestGateway(t *testing.T, change func(*Config)) *testGateway {
 	t.Helper()
-	fake := brokertest.NewFake()
+	return newTestGatewayOver(t, brokertest.NewFake(), change)
+}
+
+// newTestGatewayOver is newTestGateway with a broker that may hold something.
+func newTestGatewayOver(t *testing.T, fake *brokertest.Fake, change func(*Config)) *testGateway {
+	t.Helper()
 	cfg := DefaultConfig()
 	cfg.Addr, cfg.AdminAddr = "127.0.0.1:0", "127.0.0.1:0"
 	cfg.Broker = fake
@@ -86,6 +91,7 @@ type frame struct {
 	Rej    map[string]string
 	Seq    uint64
 	Prev   uint64
+	Skip   uint64
 	TS     int64
 	D      json.RawMessage
 	After  uint64

@@ -64,6 +64,8 @@ type wildPos struct {
 // may stand. There is more than one only until the first message.
 type modelSub struct {
 	at        []int           // indexes of the entry to come
+	fell      bool            // the log has begun behind its place
+	prevs     uint64          // what the next message may give as its prev, after a gap
 	epoch     string          // of what it has had
 	last      uint64          // seq of the last message
 	explained uint64          // up to which it has, or was told that it misses, everything
@@ -401,6 +403,9 @@ func (c *modelClient) ackSub(cmd *modelCmd, f frame) {
 			// Known, or learned, and forgotten again before the shard got to it.
 		case code == "unrecoverable" && since && !cmd.epochs[p.Epoch], code == "unrecoverable" && p.Epoch == "":
 		case code == "unrecoverable" && since && cmd.headAt[""] == 0 && len(cmd.epochs) == 0:
+		case code == "unrecoverable" && since && p.Seq > cmd.headAt[p.Epoch]:
+			// Ahead of the node, and the stream could not be asked.
+			c.w.seen["unrecoverable"]++
 		case code == "bad_position" && since && p.Seq > cmd.headAt[p.Epoch]:
 			c.w.seen["bad position"]++
 		default:
@@ -480,6 +485,9 @@ func (c *modelClient) ackWild(prefix string, wp wildPos, cmd *modelCmd, e ackEnt
 		}
 		if since {
 			s.afters[p.Seq] = true
+		}
+		if since && p.Epoch == wp.epoch && p.Seq > wp.seq {
+			since = false // ahead of the stream: as if it had none
 		}
 		if since || cmd.snap {
 			// The channel's own head isn't in the ack: any will do.
@@ -740,10 +748,11 @@ func (c *modelClient) entry(f frame, raw []byte) {
 		s.had = s.had[1:]
 	}
 	// The log's next, from any of the places.
+	s.slide(mc, c.w.past)
 	var next []int
 	var e *entry
 	for _, k := range s.at {
-		if k < len(mc.entries) && bytes.Equal(mc.entries[k].bytes, raw) {
+		if k < len(mc.entries) && (bytes.Equal(mc.entries[k].bytes, raw) || f.T == "msg" && (f.Prev == s.prevs || s.afters[f.Prev] && mc.entries[k].prev < c.w.first) && mc.entries[k].sameBut(f) || f.Why == "invalid" && s.afters[f.After] && mc.entries[k].sameBut(f)) {
 			next = append(next, k+1)
 			e = &mc.entries[k]
 		}
@@ -758,6 +767,17 @@ func (c *modelClient) entry(f frame, raw []byte) {
 				s.at = append(s.at, k)
 			}
 		}
+		return
+	}
+	if (f.T == "stale" || f.T == "live") && mc.ever(f.T) && (s.fell || c.w.past) {
+		// Perhaps word of how the channel is, to one who has just joined its log.
+		for _, k := range next {
+			s.afters[mc.entries[k-1].after] = true
+			if !slices.Contains(s.at, k) {
+				s.at = append(s.at, k)
+			}
+		}
+		c.w.seen["told how it is"]++
 		return
 	}
 	if e != nil {
@@ -779,6 +799,7 @@ func (c *modelClient) entry(f frame, raw []byte) {
 			if f.Seq <= s.last && s.epoch == e.epoch {
 				c.failf("%.150s after seq %d", raw, s.last)
 			}
+			s.prevs = 0
 			s.last, s.explained, s.epoch, s.noStream = f.Seq, f.Seq, e.epoch, false
 			s.afters = map[uint64]bool{f.Seq: true}
 		case "gap":
@@ -802,6 +823,48 @@ func (c *modelClient) entry(f frame, raw []byte) {
 	} else {
 		c.failf("got %.80s\nwhich is not the next of %s", raw, s.describe(mc))
 	}
+}
+
+// numbers are a message's prev and seq, zero for any other entry.
+func (e *entry) numbers() (prev, seq uint64) {
+	if e.t != "msg" {
+		return 0, 0
+	}
+	return e.prev, e.after
+}
+
+// sameBut reports whether a frame is an entry's message but for its prev.
+func (e *entry) sameBut(f frame) bool {
+	_, payload, _ := parseFrame(e.bytes)
+	var own frame
+	if e.why == "invalid" { // the one before it may have been a guess
+		return json.Unmarshal(payload, &own) == nil && own.Before == f.Before && own.Why == f.Why
+	}
+	return e.t == "msg" && json.Unmarshal(payload, &own) == nil &&
+		own.Seq == f.Seq && own.TS == f.TS && bytes.Equal(own.D, f.D)
+}
+
+// slide lets a subscription pass over what says only how fresh the channel was,
+// where it has fallen off the log: it comes back to it behind a message.
+func (s *modelSub) slide(mc *modelChan, past bool) {
+	s.fell = s.fell || past
+	for i := 0; i < len(s.at); i++ {
+		k := s.at[i]
+		for start := range mc.starts {
+			s.fell = s.fell || start > k
+		}
+		if !s.fell || k >= len(mc.entries) || slices.Contains(s.at, k+1) {
+			continue
+		}
+		if e := mc.entries[k]; e.t == "stale" || e.t == "live" || e.t == "trimmed" && e.before == e.after {
+			s.at = append(s.at, k+1)
+		}
+	}
+}
+
+// ever reports whether a log has ever said stale, or live.
+func (mc *modelChan) ever(t string) bool {
+	return slices.ContainsFunc(mc.entries, func(e entry) bool { return e.t == t || e.t == "trimmed" })
 }
 
 // gapEnds says where a gap of its own may take a subscription.
@@ -845,10 +908,20 @@ func (c *modelClient) ownGap(name string, s *modelSub, mc *modelChan, f frame, r
 		c.failf("%s: after is not its position in %s", raw, s.describe(mc))
 	}
 	c.w.seen["gap "+f.Why]++
-	if s.recovered && s.got == 0 && f.Why == "evicted" {
+	if s.recovered && s.got == 0 && f.Why == "evicted" && !c.w.evicted { // the stream may lose it after the ack
 		c.failf("%s, but the ack said recovered", raw)
 	}
 	next := s.gapEnds(mc, f)
+	if f.Why != "epoch" && c.w.evicted {
+		// The stream's first message of the channel comes next; what was before it
+		// is gone, or there was nothing.
+		for k := slices.Min(s.at); k < len(mc.entries); k++ {
+			if _, seq := mc.entries[k].numbers(); seq == f.Before && !slices.Contains(next, k) {
+				next = append(next, k)
+				s.prevs = f.After
+			}
+		}
+	}
 	if len(next) == 0 {
 		c.failf("%s: the log never began behind %d after entry %d of %s", raw, f.Before-1, slices.Min(s.at), s.describe(mc))
 	}
@@ -891,6 +964,9 @@ func (c *modelClient) checkComplete() {
 		c.failf("never greeted")
 	}
 	for name, s := range c.subs {
+		if mc := c.w.chans[name]; mc != nil {
+			s.slide(mc, c.w.past)
+		}
 		if mc := c.w.chans[name]; mc != nil && !slices.Contains(s.at, len(mc.entries)) {
 			at := slices.Max(s.at)
 			c.failf("%s: only %d of %d entries came; %s; it stands at %s", name, at, len(mc.entries), c.w.slots(c.sock.FD()), s.describe(mc))
@@ -911,7 +987,13 @@ func (c *modelClient) checkEnd() {
 	if at := bytes.Index(c.buf[:min(len(c.buf), 20)], []byte(`{"t":"msg"`)); at >= 0 {
 		known := false
 		for _, mc := range c.w.chans {
-			known = known || slices.ContainsFunc(mc.entries, func(e entry) bool { return bytes.HasPrefix(e.bytes, c.buf) })
+			known = known || slices.ContainsFunc(mc.entries, func(e entry) bool {
+				if c.w.evicted { // its prev may be another
+					begun, _, _ := bytes.Cut(c.buf, []byte(`,"prev"`))
+					return bytes.Contains(e.bytes, begun[min(len(begun), 10):])
+				}
+				return bytes.HasPrefix(e.bytes, c.buf)
+			})
 		}
 		if !known {
 			c.failf("reset in the middle of a frame that is none: %.150q", c.buf)

@@ -155,6 +155,8 @@ func (w *world) op() {
 		w.toggleBroker()
 	case n < 549:
 		w.newEpoch()
+	case n < 550:
+		w.evict()
 	case n < 560:
 		w.tickHub()
 	case n < 680:
@@ -209,8 +211,12 @@ func (w *world) rest() {
 			}
 		}
 		w.readAll()
-		for _, l := range w.loops {
+		for i, l := range w.loops {
 			busy = busy || l.Pending()
+			if len(w.g.shards[i].retries) > 0 && !w.down {
+				busy = true // a read of the past waits to be repeated
+				l.Tick(1)
+			}
 		}
 		if !busy {
 			w.invariants()

@@ -48,6 +48,9 @@ type world struct {
 	last   map[string]uint64 // newest stored message of each channel
 	base   map[string]uint64 // head at which the node began to listen, by epoch
 	down   bool
+	past   bool             // the stream gives what it has; else it has nothing but news
+	first  uint64           // with past: what was before it is gone
+	stored []broker.Message // with past: all of the epoch, from seq 1 on
 	missed []broker.Message // stored while the node was cut off
 	old    []broker.Message // delivered
 
@@ -56,6 +59,8 @@ type world struct {
 	names []string // that are published to
 
 	clients []*modelClient
+
+	evicted bool // retention has dropped something
 }
 
 // entry is one entry of a channel's log, whole frames.
@@ -93,6 +98,7 @@ func newWorld(t *testing.T, seed uint64, seen map[string]int) *world {
 		down: true,
 	}
 	w.maxClients = 1 + w.rng.IntN(12)
+	w.past = w.rng.IntN(10) < 6
 	cfg := DefaultConfig()
 	cfg.AdminAddr = "127.0.0.1:0"
 	cfg.Broker = (*worldBroker)(w)
@@ -167,6 +173,9 @@ func (b *worldBroker) PublishBatch(_ context.Context, ps []broker.Publication) [
 }
 func (b *worldBroker) Last(_ context.Context, ch string) (broker.Message, error) {
 	learned.Add(1)
+	if b.down {
+		return broker.Message{}, broker.ErrDown
+	}
 	if seq := b.last[ch]; seq > 0 {
 		return broker.Message{Channel: ch, Seq: seq}, nil
 	}
@@ -174,6 +183,56 @@ func (b *worldBroker) Last(_ context.Context, ch string) (broker.Message, error)
 }
 func (b *worldBroker) Get(context.Context, string, uint64) (broker.Message, error) {
 	return broker.Message{}, broker.ErrNotFound
+}
+func (b *worldBroker) Stream(context.Context) (broker.StreamState, error) {
+	if b.down {
+		return broker.StreamState{}, broker.ErrDown
+	}
+	st := broker.StreamState{Epoch: b.epoch, First: b.head + 1, Last: b.head}
+	if b.past {
+		st.First = b.first
+	}
+	return st, nil
+}
+func (b *worldBroker) History(_ context.Context, r broker.HistoryRequest) (broker.Page, error) {
+	if b.down {
+		return broker.Page{}, broker.ErrDown
+	}
+	p := broker.Page{Epoch: b.epoch, First: b.head + 1, Last: b.head}
+	if !b.past {
+		return p, nil
+	}
+	p.First = b.first
+	prev, size := uint64(0), 0
+	for _, m := range b.stored {
+		switch {
+		case m.Channel != r.Channel || m.Seq < b.first:
+			continue
+		case m.Seq < r.From:
+		case m.Seq > r.To:
+			return p, nil
+		case len(p.Messages) >= min(r.Messages, 1+int(r.From%7)) || len(p.Messages) > 0 && size+len(m.Data) > r.Bytes/8:
+			p.More = true
+			return p, nil
+		default:
+			m.Prev = prev
+			size += len(m.Data)
+			p.Messages = append(p.Messages, m)
+		}
+		prev = m.Seq
+	}
+	return p, nil
+}
+func (b *worldBroker) Channels(_ context.Context, prefix string, _ int) (found []broker.ChannelHead, err error) {
+	if b.down {
+		return nil, broker.ErrDown
+	}
+	for ch, seq := range b.last {
+		if strings.HasPrefix(ch, prefix) && seq > 0 && (!b.past || seq >= b.first) {
+			found = append(found, broker.ChannelHead{Channel: ch, Last: seq})
+		}
+	}
+	return found, nil
 }
 func (b *worldBroker) State() broker.State {
 	return broker.State{Connected: !b.down, Epoch: b.epoch, Head: b.head}
@@ -329,6 +388,9 @@ func (w *world) store(name string, data []byte) broker.Message {
 	w.head++
 	m := broker.Message{Channel: name, Seq: w.head, Prev: w.last[name], Time: w.clock, Data: data}
 	w.last[name] = w.head
+	if w.past {
+		w.stored = append(w.stored, m)
+	}
 	if w.down {
 		w.missed = append(w.missed, m)
 		return m
@@ -339,7 +401,7 @@ func (w *world) store(name string, data []byte) broker.Message {
 
 // hand delivers one message and checks the frame byte for byte.
 func (w *world) hand(m broker.Message) {
-	if w.chance(3) && w.hubCh(m.Channel) != nil {
+	if !w.past && w.chance(3) && w.hubCh(m.Channel) != nil {
 		m.Prev = 0 // the one before has aged out
 	}
 	var seq uint64
@@ -419,6 +481,9 @@ func (w *world) open(fresh bool) {
 		w.missed, w.old = nil, nil
 		clear(w.last)
 		w.head = uint64(w.rng.IntN(2) * w.rng.IntN(50))
+		if w.past {
+			w.head, w.first, w.stored = 0, 1, nil
+		}
 		if w.epochs > 1 {
 			w.seen["epoch changed"]++
 		}
@@ -448,7 +513,7 @@ func (w *world) open(fresh bool) {
 	missed := w.missed
 	w.missed = nil
 	for len(missed) > 0 {
-		if w.chance(10) { // some are gone
+		if !w.past && w.chance(10) { // some are gone
 			n := 1 + w.rng.IntN(len(missed))
 			after, before := missed[0].Seq-1, missed[n-1].Seq+1
 			w.say("lost %d..%d", after, before)
@@ -489,6 +554,17 @@ func (w *world) newEpoch() {
 		w.deliver(func(h *channel.Hub) { h.Down(errors.New("gone")) })
 	}
 	w.open(true)
+}
+
+// evict drops the oldest of the stream, of what the node has had.
+func (w *world) evict() {
+	if !w.past || w.down || w.head < w.first+40 {
+		return
+	}
+	w.first += w.rng.Uint64N(w.head - w.first - 20)
+	w.evicted = true
+	w.say("the stream begins at %d", w.first)
+	w.seen["evicted"]++
 }
 
 func (w *world) tickHub() {
@@ -834,8 +910,8 @@ func (w *world) nothingLeft() {
 		if s.slots.used != 0 || s.heads != 0 || s.conns.Load() != 0 || s.headsNow.Load() != 0 {
 			w.failf("shard %d: %d slots, %d heads, %d connections", i, s.slots.used, s.heads, s.conns.Load())
 		}
-		if len(s.chanIDs) != 0 || len(s.wild) != 0 || len(s.queue) != 0 || len(s.lagging) != 0 {
-			w.failf("shard %d: %d channels, %d wildcards, %d queued, %d lagging", i, len(s.chanIDs), len(s.wild), len(s.queue), len(s.lagging))
+		if len(s.chanOf) != 0 || len(s.wild) != 0 || len(s.queue) != 0 || len(s.lagging) != 0 || len(s.tries) != 0 {
+			w.failf("shard %d: %d channels, %d wildcards, %d queued, %d lagging, %d reads failing", i, len(s.chanOf), len(s.wild), len(s.queue), len(s.lagging), len(s.tries))
 		}
 		for _, sc := range s.chans {
 			if sc != nil {

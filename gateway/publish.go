@@ -11,6 +11,7 @@ import (
 	"mime"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
@@ -124,6 +125,26 @@ func (g *Gateway) admitPublish(w http.ResponseWriter, r *http.Request, most int6
 	return func() { g.publishing.Release(size) }, true
 }
 
+// admitRate takes n messages' share of the publish rate, or answers 429: nothing
+// of the request was published then.
+func (g *Gateway) admitRate(w http.ResponseWriter, n int) bool {
+	if g.publishRate == nil {
+		return true
+	}
+	now := time.Now()
+	res := g.publishRate.ReserveN(now, n) // n is at most the burst
+	wait := res.DelayFrom(now)
+	if wait == 0 {
+		return true
+	}
+	res.CancelAt(now)
+	g.count.PublishLimited.Add(uint64(n))
+	w.Header().Set("Retry-After", strconv.Itoa(int(wait/time.Second)+1))
+	writeError(w, http.StatusTooManyRequests, "rate_limited",
+		fmt.Sprintf("more than %d messages a second are being published; repeat the request", g.cfg.PublishRate), int(wait.Milliseconds())+1)
+	return false
+}
+
 // handlePublish stores one message: {"ch","data","key?"} → {"epoch","seq"}.
 func (g *Gateway) handlePublish(w http.ResponseWriter, r *http.Request) {
 	done, ok := g.admitPublish(w, r, int64(g.cfg.MaxPublish)+4096)
@@ -135,6 +156,9 @@ func (g *Gateway) handlePublish(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, int64(g.cfg.MaxPublish)+4096))
 	if err != nil {
 		g.refuseBody(w, err)
+		return
+	}
+	if !g.admitRate(w, 1) {
 		return
 	}
 	p, refused := g.parsePublication(body)
@@ -186,6 +210,9 @@ func (g *Gateway) handlePublishBatch(w http.ResponseWriter, r *http.Request) {
 	}
 	if err != nil {
 		g.refuseBody(w, err)
+		return
+	}
+	if !g.admitRate(w, len(items)) {
 		return
 	}
 	results := g.publishAll(r.Context(), items)

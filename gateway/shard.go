@@ -44,12 +44,17 @@ type shard struct {
 	// Owned by the loop.
 	now        uint32 // ticks since the start, from 1 on
 	slots      slab
-	chans      []*shardChan // by id; nil where free
-	chanIDs    map[*channel.Channel]uint32
+	chans      []*shardChan                    // by id; nil where free
+	chanOf     map[*channel.Channel]*shardChan // the first of its variants
 	freeChans  []uint32
 	wild       map[string][]wildMember // by prefix
 	peerOf     map[uint32]netip.Addr   // by slot: whom it counts for, where addresses are bounded
 	lookups    map[string][]lookup     // by channel: under way at the pool
+	retries    []retry                 // reads of the past to be repeated
+	tries      map[uint32]uint8        // by slot: how often one has failed
+	fresh      *fetched                // a read that has just landed, while its waiters are served
+	gated      gatedHeap               // variants with something new whose time has not come
+	timer      *time.Timer             // for the first of them
 	run        []connRef               // to be read again without an event
 	charged    fifo                    // holding a part of the backlog budget, charged longest ago first
 	held       fifo                    // held back for want of it, first come first
@@ -76,6 +81,7 @@ type shard struct {
 	command wire.Command
 	gaps    []byte
 	segs    []segment
+	envs    []byte // the begun envelopes of segs
 	iov     [][]byte
 	dirty   []*channel.Channel
 	added   []*channel.Channel
@@ -89,23 +95,37 @@ type shard struct {
 	draining atomic.Bool
 }
 
-// shardChan is one channel's side on one shard.
+// shardChan is one channel's side on one shard, for those who follow it in one
+// way: its members have the variant in common.
 type shardChan struct {
 	channel.Members
+	variant
 	ch     *channel.Channel
 	id     uint32
-	queued bool // in shard.queue
-	again  bool // marked while being walked: walk once more
+	next   *shardChan // another variant of the channel
+	queued bool       // in shard.queue
+	again  bool       // marked while being walked: walk once more
 
 	span channel.Span // the last one read, valid for one turn
 	turn uint64
 
 	gathered uint64 // the last gather that took it
+
+	due     int64 // with every: when it may be queued again, ms of Gateway.clock
+	waiting bool  // in shard.gated, until then
+	gone    bool  // detached
 }
 
 // wildMember is one connection's wildcard subscription.
 type wildMember struct {
 	connRef
+	variant
+}
+
+// wildSub is the same as its connection knows it.
+type wildSub struct {
+	prefix string
+	variant
 }
 
 // lagged is a connection whose socket filled, and how far behind it was at the
@@ -138,10 +158,11 @@ func newShard(g *Gateway, id int, loop netpoll.Loop) *shard {
 		g: g, id: id, loop: loop,
 		flushTurn: flushTurn, flushNodes: flushNodes,
 		now:     1,
-		chanIDs: make(map[*channel.Channel]uint32),
+		chanOf:  make(map[*channel.Channel]*shardChan),
 		wild:    make(map[string][]wildMember),
 		lookups: make(map[string][]lookup),
 		peerOf:  make(map[uint32]netip.Addr),
+		tries:   make(map[uint32]uint8),
 		rbuf:    make([]byte, readSize),
 		wbuf:    make([]byte, 0, 4096),
 	}
@@ -201,6 +222,7 @@ func (s *shard) Mail() {
 	}
 	clear(s.dirty)
 	clear(s.added)
+	s.openGates()
 	s.flush()
 	s.runReaders()
 	if s.held.len() > 0 {
@@ -318,6 +340,7 @@ func (s *shard) forget(r connRef, c *slot) {
 	}
 	s.uncharge(c)
 	s.forgetPeer(r)
+	delete(s.tries, r.index)
 	s.slots.give(r.index)
 	s.conns.Add(-1)
 }

@@ -22,18 +22,20 @@ const (
 type connFlags uint16
 
 const (
-	flagBlocked  connFlags = 1 << iota // the socket is full: its writable edge will come
-	flagReadable                       // bytes may be left in the socket
-	flagHangup                         // the peer has closed or reset: read to the end
-	flagRunning                        // on the shard's run list
-	flagLagging                        // on the shard's lag list
-	flagBusy                           // a command of its is at the pool
-	flagEcho                           // /echo
-	flagPinged                         // a WebSocket ping was sent since the last sign of life
-	flagAdmitted                       // holds a place at the gate
-	flagDrained                        // was told to go
-	flagCharged                        // holds a part of the backlog budget, and is on the shard's list of those
-	flagHeld                           // is not written to for want of that budget, and is on the list of those
+	flagBlocked   connFlags = 1 << iota // the socket is full: its writable edge will come
+	flagReadable                        // bytes may be left in the socket
+	flagHangup                          // the peer has closed or reset: read to the end
+	flagRunning                         // on the shard's run list
+	flagLagging                         // on the shard's lag list
+	flagBusy                            // a command of its is at the pool
+	flagEcho                            // /echo
+	flagPinged                          // a WebSocket ping was sent since the last sign of life
+	flagAdmitted                        // holds a place at the gate
+	flagDrained                         // was told to go
+	flagCharged                         // holds a part of the backlog budget, and is on the shard's list of those
+	flagHeld                            // is not written to for want of that budget, and is on the list of those
+	flagFetching                        // waits for a part of the stream's past
+	flagConflated                       // some of its subscriptions are conflated because it was slow
 )
 
 // slot is one connection: what an idle client costs this process, besides a
@@ -49,6 +51,7 @@ type slot struct {
 	warnings  uint8  // commands refused for their rate
 	charge    uint8  // of the backlog budget, pages
 	sendShift uint8  // SO_SNDBUF is the configured one shifted so often
+	calm      uint8  // with flagConflated: sweeps in a row at which its socket was not full
 	control   uint16 // control frames received this second
 	ackedAt   uint16 // low half of the tick at which its unacknowledged bytes were last seen to shrink
 	pend      int32  // head of its pending channels in shard.nodes, noNode without
@@ -67,13 +70,20 @@ type slot struct {
 // in the channel's member array.
 type sub struct {
 	chanID uint32 // of the shard's channel
-	index  uint32 // of the member; explicitSub is set when the channel was named, not matched
+	index  uint32 // of the member, and the flags below
 }
 
-const explicitSub = 1 << 31
+// What a sub's index says besides.
+const (
+	explicitSub = 1 << 31 // the channel was named, not matched by a wildcard
+	pastSub     = 1 << 30 // its position is older than the log: a sequence only
+	fellSub     = 1 << 29 // with pastSub: it was in the log, and fell off it
+	subFlags    = explicitSub | pastSub | fellSub
+)
 
-func (s sub) member() uint32 { return s.index &^ explicitSub }
+func (s sub) member() uint32 { return s.index &^ subFlags }
 func (s sub) explicit() bool { return s.index&explicitSub != 0 }
+func (s sub) past() bool     { return s.index&pastSub != 0 }
 
 // ext is the part of a connection that exists only while something is
 // unfinished: a head, a frame, a write, a command at the pool, or wildcards.
@@ -87,12 +97,13 @@ type ext struct {
 	since   uint32      // tick at which the head, frame or goodbye began
 	timed   bool        // since holds
 	why     uint16      // stateClosing: the close code or HTTP status given
-	wild    []string    // prefixes of the wildcards subscribed
+	wild    []wildSub   // the wildcards subscribed
+	replay  *replay     // a replay command under way
 }
 
 // idle reports whether the connection can do without it.
 func (e *ext) idle() bool {
-	return e.in == nil && e.out == nil && len(e.pin.Rest()) == 0 && e.parser.Idle() && len(e.wild) == 0 && !e.timed
+	return e.in == nil && e.out == nil && len(e.pin.Rest()) == 0 && e.parser.Idle() && len(e.wild) == 0 && e.replay == nil && !e.timed
 }
 
 // findSub returns the index in subs of a channel, and whether it is there.

@@ -48,12 +48,22 @@ type Stats struct {
 	PublishRefused uint64 `json:"publishRefused"`
 	PublishFailed  uint64 `json:"publishFailed"`
 	PublishBusy    uint64 `json:"publishBusy"`
+	PublishLimited uint64 `json:"publishLimited"`
 
 	Gaps               map[string]uint64 `json:"gaps"`
 	Invalid            uint64            `json:"invalidMessages"`
 	BadChannel         uint64            `json:"badChannelMessages"`
 	NoChannel          uint64            `json:"noChannelMessages"`
 	Late               uint64            `json:"lateMessages"`
+	Silences           uint64            `json:"silentChannels"`   // times a channel was silent for too long
+	Slow               map[string]uint64 `json:"slow"`             // by action: strike, conflate, restore, cut, evict
+	Replays            map[string]uint64 `json:"replays"`          // since and replay, by result: complete, gap, refused
+	ReplayedMessages   uint64            `json:"replayedMessages"` // in answer to replay commands
+	SkippedMessages    uint64            `json:"skippedMessages"`  // passed over for conflated subscriptions
+	FellBehind         uint64            `json:"fellBehind"`       // positions that left the logs and went on from the stream
+	HistoryReads       uint64            `json:"historyReads"`
+	HistoryFailed      uint64            `json:"historyReadsFailed"`
+	HistoryBytes       int64             `json:"historyBytes"` // cached
 	SlowStrikes        uint64            `json:"slowStrikes"`
 	FrameTimeouts      uint64            `json:"frameTimeouts"`
 	HeldBack           uint64            `json:"heldBack"`
@@ -114,6 +124,7 @@ func (g *Gateway) Stats() Stats {
 		MemoryMB:                float64(mem.Sys-mem.HeapReleased) / (1 << 20),
 		SlowClientsDisconnected: c.SlowCut.Load(),
 		RateLimitedMessages:     c.RateLimited.Load(),
+		MessageReplayRequests:   c.Replays[replayDone].Load() + c.Replays[replayGap].Load() + c.Replays[replayRefused].Load(),
 
 		Node:          g.node,
 		UptimeSeconds: time.Since(g.started).Seconds(),
@@ -143,15 +154,29 @@ func (g *Gateway) Stats() Stats {
 		PublishRefused: c.PublishRefused.Load(),
 		PublishFailed:  c.PublishFailed.Load(),
 		PublishBusy:    c.PublishBusy.Load(),
+		PublishLimited: c.PublishLimited.Load(),
 
 		Gaps: map[string]uint64{
-			"broker": h.Gaps.Load(), "invalid": h.Invalid.Load(), "slow": c.GapsSlow.Load(),
+			"broker": h.Gaps.Load() + c.GapsBroker.Load(), "invalid": h.Invalid.Load(), "slow": c.GapsSlow.Load(),
 			"evicted": c.GapsEvicted.Load(), "epoch": c.GapsEpoch.Load() + h.Epochs.Load(),
 		},
-		Invalid:            h.Invalid.Load(),
-		BadChannel:         h.BadChannel.Load(),
-		NoChannel:          h.NoChannel.Load(),
-		Late:               h.Late.Load(),
+		Invalid:    h.Invalid.Load(),
+		BadChannel: h.BadChannel.Load(),
+		NoChannel:  h.NoChannel.Load(),
+		Late:       h.Late.Load(),
+		Slow: map[string]uint64{
+			"strike": c.SlowStrikes.Load(), "conflate": c.SlowConflated.Load(), "restore": c.SlowRestored.Load(),
+			"cut": c.SlowCut.Load(), "evict": c.Evicted.Load(),
+		},
+		Replays: map[string]uint64{
+			"complete": c.Replays[replayDone].Load(), "gap": c.Replays[replayGap].Load(), "refused": c.Replays[replayRefused].Load(),
+		},
+		ReplayedMessages:   c.Replayed.Load(),
+		SkippedMessages:    c.Skipped.Load(),
+		FellBehind:         c.FellBehind.Load(),
+		HistoryReads:       c.HistoryReads.Load(),
+		HistoryFailed:      c.HistoryFailed.Load(),
+		HistoryBytes:       g.history.size(),
 		SlowStrikes:        c.SlowStrikes.Load(),
 		FrameTimeouts:      c.FrameTimeouts.Load(),
 		HeldBack:           c.HeldBack.Load(),

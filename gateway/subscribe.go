@@ -18,16 +18,22 @@ type joined struct {
 
 var yes, no = true, false
 
-// attach returns the shard's side of a channel, making one; nil when the hub
-// has forgotten the channel.
-func (s *shard) attach(ch *channel.Channel) *shardChan {
-	if id, ok := s.chanIDs[ch]; ok {
-		return s.chans[id]
+// lost notes that something asked for can't be had.
+func (j *joined) lost() { j.recovered = &no }
+
+// attach returns the shard's side of a channel for one variant, making one; nil
+// when the hub has forgotten the channel.
+func (s *shard) attach(ch *channel.Channel, v variant) *shardChan {
+	first := s.chanOf[ch]
+	for sc := first; sc != nil; sc = sc.next {
+		if sc.variant == v {
+			return sc
+		}
 	}
-	if !s.g.hub.Attach(s.id, ch) {
+	if first == nil && !s.g.hub.Attach(s.id, ch) {
 		return nil
 	}
-	sc := &shardChan{ch: ch}
+	sc := &shardChan{ch: ch, variant: v, next: first}
 	if n := len(s.freeChans); n > 0 {
 		sc.id = s.freeChans[n-1]
 		s.freeChans = s.freeChans[:n-1]
@@ -36,14 +42,25 @@ func (s *shard) attach(ch *channel.Channel) *shardChan {
 		sc.id = uint32(len(s.chans))
 		s.chans = append(s.chans, sc)
 	}
-	s.chanIDs[ch] = sc.id
+	s.chanOf[ch] = sc
 	return sc
 }
 
 // detach undoes attach after the last member left.
 func (s *shard) detach(sc *shardChan) {
-	s.g.hub.Detach(s.id, sc.ch)
-	delete(s.chanIDs, sc.ch)
+	switch first := s.chanOf[sc.ch]; {
+	case first != sc:
+		for first.next != sc {
+			first = first.next
+		}
+		first.next = sc.next
+	case sc.next != nil:
+		s.chanOf[sc.ch] = sc.next
+	default:
+		delete(s.chanOf, sc.ch)
+		s.g.hub.Detach(s.id, sc.ch)
+	}
+	sc.gone = true
 	s.chans[sc.id] = nil
 	s.freeChans = append(s.freeChans, sc.id)
 	if sc.queued {
@@ -84,7 +101,7 @@ func (s *shard) removeMember(sc *shardChan, index uint32) {
 	sc.Remove(index, func(conn, index uint32) {
 		c := s.slots.at(conn)
 		if i, ok := c.findSub(sc.id); ok {
-			c.subs[i].index = index | c.subs[i].index&explicitSub
+			c.subs[i].index = index | c.subs[i].index&subFlags
 		}
 	})
 	if sc.Len() == 0 {
@@ -102,139 +119,196 @@ func (s *shard) leaveAll(r connRef, c *slot) {
 	}
 	c.subs = nil
 	if c.ext != nil {
-		for _, prefix := range c.ext.wild {
-			s.dropWild(r, prefix)
+		for _, w := range c.ext.wild {
+			s.dropWild(r, w.prefix)
 		}
 		c.ext.wild = nil
 	}
 }
 
-// join makes a connection a member of a channel, or finds that it is one.
-func (s *shard) join(c *slot, r connRef, ch *channel.Channel, explicit bool, from uint64, gap []byte) (out []byte, ok bool) {
-	sc := s.attach(ch)
-	if sc == nil {
-		return gap, false
-	}
-	at, is := c.findSub(sc.id)
-	if is {
-		if explicit {
-			c.subs[at].index |= explicitSub
+// subOf finds a connection's subscription to a channel, whatever its variant.
+func (s *shard) subOf(c *slot, ch *channel.Channel) (at int, ok bool) {
+	for sc := s.chanOf[ch]; sc != nil; sc = sc.next {
+		if at, ok = c.findSub(sc.id); ok {
+			return at, true
 		}
-		return gap, true
 	}
-	ord, before, complete := ch.After(from)
-	if !complete {
-		gap = wire.AppendGap(gap, ch.Name, from, before, channel.WhyEvicted)
-		s.g.count.GapsEvicted.Add(1)
-		from = before - 1
-	}
-	return s.enter(c, r, sc, at, explicit, ord, from, gap), true
+	return 0, false
 }
 
-// enter makes a connection a member that stands at ord, after sequence seq; at
-// is its place in c.subs.
-func (s *shard) enter(c *slot, r connRef, sc *shardChan, at int, explicit bool, ord, seq uint64, gap []byte) []byte {
+// isMember reports whether a connection follows a channel.
+func (s *shard) isMember(c *slot, ch *channel.Channel) bool {
+	_, is := s.subOf(c, ch)
+	return is
+}
+
+// place is where a new member of a channel begins.
+type place struct {
+	ord, seq uint64
+	flags    uint32 // of sub.index
+}
+
+// enter makes a connection a member of a channel.
+func (s *shard) enter(c *slot, r connRef, sc *shardChan, at place, gaps []byte) []byte {
 	m := channel.Member{Conn: r.index}
-	m.Move(ord, seq)
-	index := sc.Add(m)
-	if explicit {
-		index |= explicitSub
-	}
-	c.addSub(at, sub{chanID: sc.id, index: index})
+	m.Move(at.ord, at.seq)
+	i, _ := c.findSub(sc.id)
+	c.addSub(i, sub{chanID: sc.id, index: sc.Add(m) | at.flags})
 	s.g.count.Subscriptions.Add(1)
 	if len(c.subs) > capacity.IncludedSubscriptions {
 		s.g.more.Add(1)
 	}
 	if s.g.hub.Follow(sc.ch) {
-		gap = wire.AppendStale(gap, sc.ch.Name)
+		gaps = wire.AppendStale(gaps, sc.ch.Name)
 	}
-	return gap
+	return gaps
 }
 
-// isMember reports whether a connection follows a channel.
-func (s *shard) isMember(c *slot, ch *channel.Channel) bool {
-	id, ok := s.chanIDs[ch]
-	if !ok {
-		return false
-	}
-	_, is := c.findSub(id)
-	return is
+// subCommand is a sub command being carried out, and what the broker said of it.
+type subCommand struct {
+	*wire.Command
+	reach
+	epoch string
+	head  uint64 // of the stream, as the ack says it
+	gaps  []byte // what explains the positions, sent after the ack
 }
 
 // sub carries out a sub command whose channels the hub knows by now.
-func (s *shard) sub(r connRef, c *slot, cmd *wire.Command) {
-	var frame, gaps []byte
+func (s *shard) sub(r connRef, c *slot, cmd *wire.Command, known reach) {
+	sc := subCommand{Command: cmd, reach: known, gaps: s.gaps[:0]}
+	var frame []byte
 	// The ack's epoch, heads and positions are of one moment.
-	s.g.hub.Steady(func() { frame, gaps = s.subSteady(r, c, cmd) })
+	s.g.hub.Steady(func() { frame = s.subSteady(r, c, &sc) })
 	s.wbuf = frame[:0]
-	s.gaps = gaps[:0]
+	s.gaps = sc.gaps[:0]
 	if !s.send(r, c, frame) {
 		return
 	}
-	if len(gaps) > 0 && !s.send(r, c, gaps) {
+	if len(sc.gaps) > 0 && !s.send(r, c, sc.gaps) {
 		return
 	}
 	s.catchUp(r)
 }
 
-// subSteady makes the memberships of a sub command and the frames that answer
-// it: the ack, and what explains the positions. Within Hub.Steady.
-func (s *shard) subSteady(r connRef, c *slot, cmd *wire.Command) (frame, gaps []byte) {
-	hub := s.g.hub
-	epoch, head := hub.Epoch(), hub.Head()
+// subSteady makes the memberships of a sub command and its ack. Within Hub.Steady.
+func (s *shard) subSteady(r connRef, c *slot, cmd *subCommand) []byte {
+	cmd.epoch, cmd.head = s.g.hub.Epoch(), s.g.hub.Head()
 	ack := wire.NewAck(s.wbuf[:0], cmd.ID)
-	gaps = s.gaps[:0]
-	seen := make(map[string]struct{}, len(cmd.Ch))
-	for _, name := range cmd.Ch {
+	eachName(cmd.Ch, func(name, prefix string, wildcard, ok bool) {
+		j := joined{reject: "bad_channel"}
+		if ok {
+			j = s.subName(r, c, cmd, name, prefix, wildcard)
+		}
+		if j.reject != "" {
+			ack.Reject(name, j.reject)
+			return
+		}
+		s.g.count.resumed(j.recovered)
+		ack.Channel(name, cmd.epoch, j.seq, j.recovered)
+	})
+	return ack.Done()
+}
+
+// eachName calls f for each name of a command, once.
+func eachName(names []string, f func(name, prefix string, wildcard, ok bool)) {
+	seen := make(map[string]struct{}, len(names))
+	for _, name := range names {
 		if _, twice := seen[name]; twice {
 			continue
 		}
 		seen[name] = struct{}{}
 		prefix, wildcard, ok := wire.ParsePattern(name)
-		if !ok {
-			ack.Reject(name, "bad_channel")
-			continue
-		}
-		var pos *wire.Position
-		if p, has := cmd.Since[name]; has {
-			pos = &p
-		}
-		if pos != nil && epoch == "" {
-			ack.Reject(name, "unrecoverable") // the broker hasn't been reached yet: try again later
-			continue
-		}
-		if pos != nil && pos.Epoch == epoch && pos.Seq > hub.Head() {
-			ack.Reject(name, "bad_position")
-			continue
-		}
-		if wildcard {
-			var j joined
-			gaps, j = s.subWild(r, c, name, prefix, pos, cmd, epoch, head, gaps)
-			if j.reject != "" {
-				ack.Reject(name, j.reject)
-			} else {
-				ack.Channel(name, epoch, j.seq, j.recovered)
-			}
-			continue
-		}
-		ch := hub.Lookup(name)
-		if ch == nil {
-			ack.Reject(name, "limit") // the pool made it known, unless the node is full
-			continue
-		}
-		if !s.isMember(c, ch) && !s.roomFor(c, 1) {
-			ack.Reject(name, "limit")
-			continue
-		}
-		var j joined
-		gaps, j = s.subOne(r, c, ch, pos, cmd.Snap, true, epoch, gaps)
-		if j.reject != "" {
-			ack.Reject(name, j.reject)
-		} else {
-			ack.Channel(name, epoch, j.seq, j.recovered)
+		f(name, prefix, wildcard, ok)
+	}
+}
+
+// subName subscribes to one name, a channel's or a wildcard.
+func (s *shard) subName(r connRef, c *slot, cmd *subCommand, name, prefix string, wildcard bool) joined {
+	var pos *wire.Position
+	if p, has := cmd.Since[name]; has {
+		pos = &p
+		if reject := cmd.judge(p, s.g.hub.Head()); reject != "" {
+			return joined{reject: reject}
 		}
 	}
-	return ack.Done(), gaps
+	if wildcard {
+		return s.subWild(r, c, cmd, name, prefix, pos)
+	}
+	ch := s.g.hub.Lookup(name)
+	if ch == nil {
+		return joined{reject: "limit"} // the pool made it known, unless the node is full
+	}
+	if at, is := s.subOf(c, ch); is {
+		// Once is enough; where it stands is not changed, only how it goes on.
+		c.subs[at].index |= explicitSub
+		s.change(c, at, variantOf(cmd.Command))
+		_, head := ch.Head()
+		return joined{seq: head}
+	}
+	if !s.roomFor(c, 1) {
+		return joined{reject: "limit"}
+	}
+	return s.subOne(r, c, cmd, ch, pos, explicitSub)
+}
+
+// judge says why a position can't be taken, or "".
+func (cmd *subCommand) judge(p wire.Position, head uint64) (reject string) {
+	switch {
+	case cmd.epoch == "":
+		return "unrecoverable" // the broker hasn't been reached yet: try again later
+	case p.Epoch != cmd.epoch || p.Seq <= head:
+		return ""
+	case cmd.asked && cmd.err == nil && cmd.streamEpoch == cmd.epoch && p.Seq > cmd.last:
+		return "bad_position"
+	default:
+		return "unrecoverable" // another node may be ahead of this one: try again
+	}
+}
+
+// subOne makes a connection a member of a channel that it does not follow yet.
+func (s *shard) subOne(r connRef, c *slot, cmd *subCommand, ch *channel.Channel, pos *wire.Position, flags uint32) joined {
+	v := variantOf(cmd.Command)
+	sc := s.attach(ch, v)
+	if sc == nil {
+		return joined{reject: "limit"}
+	}
+	next, head := ch.Head()
+	j := joined{seq: head}
+	to := place{ord: next, seq: head, flags: flags}
+	switch {
+	case pos != nil && pos.Epoch != cmd.epoch:
+		j.lost()
+		cmd.gaps = wire.AppendGap(cmd.gaps, ch.Name, pos.Seq, head+1, channel.WhyEpoch)
+		s.g.count.GapsEpoch.Add(1)
+	case pos != nil:
+		j.recovered = &yes
+		ord, before, complete := ch.After(pos.Seq)
+		switch {
+		case complete:
+			to.ord, to.seq = ord, pos.Seq
+		case v.latest:
+			// What it would be given of the past is the number of messages passed
+			// over; nobody has that.
+			j.lost()
+			cmd.gaps = wire.AppendGap(cmd.gaps, ch.Name, pos.Seq, before, channel.WhyEvicted)
+			s.g.count.GapsEvicted.Add(1)
+			to.ord, to.seq = ord, before-1
+		default:
+			to.seq, to.flags = pos.Seq, flags|pastSub
+			if !cmd.holds(pos.Seq) {
+				j.lost()
+			}
+		}
+	case cmd.Snap && head > 0:
+		// The last message comes first: from the log, or the stream.
+		if ord, _, complete := ch.After(head - 1); complete {
+			to.ord, to.seq = ord, head-1
+		} else if cmd.heads[ch.Name] == head {
+			to.seq, to.flags = head-1, flags|pastSub
+		}
+	}
+	cmd.gaps = s.enter(c, r, sc, to, cmd.gaps)
+	return j
 }
 
 // catchUp writes what a new position has behind it.
@@ -242,38 +316,6 @@ func (s *shard) catchUp(r connRef) {
 	if c := s.slots.get(r); c != nil {
 		s.flushBehind(r, c)
 	}
-}
-
-// subOne subscribes to one channel.
-func (s *shard) subOne(r connRef, c *slot, ch *channel.Channel, pos *wire.Position, snap, explicit bool, epoch string, gaps []byte) ([]byte, joined) {
-	_, head := ch.Head()
-	j := joined{seq: head}
-	from := head
-	switch {
-	case s.isMember(c, ch):
-		// Once is enough; where it stands is not changed.
-	case pos != nil && pos.Epoch != epoch:
-		j.recovered = &no
-		gaps = wire.AppendGap(gaps, ch.Name, pos.Seq, head+1, channel.WhyEpoch)
-		s.g.count.GapsEpoch.Add(1)
-	case pos != nil:
-		_, _, complete := ch.After(pos.Seq)
-		j.recovered = &yes
-		if !complete {
-			j.recovered = &no
-		}
-		from = pos.Seq
-	case snap && head > 0:
-		// The last message, if the log has it, comes first.
-		if _, _, complete := ch.After(head - 1); complete {
-			from = head - 1
-		}
-	}
-	gaps, ok := s.join(c, r, ch, explicit, from, gaps)
-	if !ok {
-		j.reject = "limit"
-	}
-	return gaps, j
 }
 
 // subCount is what counts against MaxSubscriptions.
@@ -296,160 +338,26 @@ func (s *shard) roomFor(c *slot, n int) bool {
 	return more == 0 || s.g.more.Load()+int64(more) <= int64(s.g.cfg.MoreSubscriptions)
 }
 
-// subWild subscribes to every channel of a prefix, existing now or later.
-func (s *shard) subWild(r connRef, c *slot, name, prefix string, pos *wire.Position, cmd *wire.Command, epoch string, head uint64, gaps []byte) ([]byte, joined) {
-	hub := s.g.hub
-	j := joined{seq: head}
-	e := s.extOf(c)
-	for _, w := range e.wild {
-		if w == prefix {
-			return gaps, j
-		}
-	}
-	var matches []*channel.Channel
-	fresh, room := 1, s.g.cfg.MaxSubscriptions-s.subCount(c)
-	hub.Match(prefix, func(ch *channel.Channel) bool {
-		matches = append(matches, ch)
-		if !s.isMember(c, ch) {
-			fresh++
-		}
-		return fresh <= room
-	})
-	if fresh > room || !s.roomFor(c, fresh) {
-		s.settle(c)
-		j.reject = "limit"
-		return gaps, j
-	}
-	if pos != nil {
-		// Channels this node has not heard of, or has forgotten, may have had
-		// messages up to the base: it can't vouch for them, and says so.
-		j.recovered = &yes
-		switch base := hub.Base(); {
-		case pos.Epoch != epoch:
-			j.recovered = &no
-			gaps = wire.AppendGap(gaps, name, pos.Seq, head+1, channel.WhyEpoch)
-			s.g.count.GapsEpoch.Add(1)
-		case pos.Seq < base:
-			j.recovered = &no
-			gaps = wire.AppendGap(gaps, name, pos.Seq, base+1, channel.WhyEvicted)
-			s.g.count.GapsEvicted.Add(1)
-		}
-	}
-	e.wild = append(e.wild, prefix)
-	s.wild[prefix] = append(s.wild[prefix], wildMember{r})
-	for _, ch := range matches {
-		if own, has := cmd.Since[ch.Name]; has {
-			var one joined
-			gaps, one = s.subOne(r, c, ch, &own, cmd.Snap, false, epoch, gaps)
-			if one.recovered != nil && !*one.recovered {
-				j.recovered = &no
-			}
-			continue
-		}
-		p := pos
-		if p == nil && !cmd.Snap {
-			// What came after the ack's head was counted in, before the channels
-			// were listed, is owed.
-			p = &wire.Position{Epoch: epoch, Seq: head}
-		}
-		var one joined
-		gaps, one = s.subOne(r, c, ch, p, cmd.Snap, false, epoch, gaps)
-		if pos != nil && one.recovered != nil && !*one.recovered {
-			j.recovered = &no
-		}
-	}
-	return gaps, j
-}
-
-// matchWild subscribes those whose wildcards match a channel that is new to the
-// node, from its first message on.
-func (s *shard) matchWild(ch *channel.Channel) {
-	if len(s.wild) == 0 {
-		return
-	}
-	for i := 0; i < len(ch.Name); i++ {
-		if ch.Name[i] != '.' {
-			continue
-		}
-		for _, w := range s.wild[ch.Name[:i+1]] {
-			c := s.slots.get(w.connRef)
-			if c == nil || s.isMember(c, ch) {
-				continue
-			}
-			if !s.roomFor(c, 1) {
-				s.g.count.WildcardOverflow.Add(1)
-				s.wbuf = wire.AppendErr(s.wbuf[:0], wire.ID{}, "limit", "a wildcard matches a new channel beyond this connection's limit: "+ch.Name, 0)
-				s.send(w.connRef, c, s.wbuf)
-				continue
-			}
-			sc := s.attach(ch)
-			if sc == nil {
-				return // forgotten again
-			}
-			// Whatever the log has, or had and trimmed, came after the wildcard's
-			// ack, or the channel would have been listed then: it stands at the
-			// log's very first entry.
-			at, _ := c.findSub(sc.id)
-			var gaps []byte
-			s.g.hub.Steady(func() { gaps = s.enter(c, w.connRef, sc, at, false, 0, ch.Origin, s.gaps[:0]) })
-			s.gaps = gaps[:0]
-			if len(gaps) > 0 {
-				s.send(w.connRef, c, gaps)
-			}
-			s.catchUp(w.connRef)
-		}
-	}
-}
-
-// tellRefused tells those whose wildcards match a channel that the node had no
-// place for what they miss of it.
-func (s *shard) tellRefused() {
-	if len(s.wild) == 0 {
-		return
-	}
-	for _, m := range s.g.hub.TakeRefused(s.id) {
-		for i := 0; i < len(m.Channel); i++ {
-			if m.Channel[i] != '.' {
-				continue
-			}
-			for _, w := range s.wild[m.Channel[:i+1]] {
-				if c := s.slots.get(w.connRef); c != nil && c.state == stateOpen {
-					s.g.count.GapsEvicted.Add(1)
-					s.wbuf = wire.AppendGap(s.wbuf[:0], m.Channel, m.Prev, m.Seq+1, channel.WhyEvicted)
-					s.send(w.connRef, c, s.wbuf)
-				}
-			}
-		}
-	}
-}
-
 // unsub carries out an unsub command. A frame half written is finished all the
 // same: its rest is pinned, not the subscription.
 func (s *shard) unsub(r connRef, c *slot, cmd *wire.Command) {
 	epoch := s.g.hub.Epoch()
 	ack := wire.NewAck(s.wbuf[:0], cmd.ID)
-	seen := make(map[string]struct{}, len(cmd.Ch))
-	for _, name := range cmd.Ch {
-		if _, twice := seen[name]; twice {
-			continue
-		}
-		seen[name] = struct{}{}
-		prefix, wildcard, ok := wire.ParsePattern(name)
-		if !ok {
+	eachName(cmd.Ch, func(name, prefix string, wildcard, ok bool) {
+		seq := uint64(0)
+		switch ch := s.g.hub.Lookup(name); {
+		case !ok:
 			ack.Reject(name, "bad_channel")
-			continue
-		}
-		seq := s.g.hub.Head()
-		if wildcard {
+			return
+		case wildcard:
+			seq = s.g.hub.Head()
 			s.unsubWild(r, c, prefix)
-		} else if ch := s.g.hub.Lookup(name); ch != nil {
+		case ch != nil:
 			_, seq = ch.Head()
 			s.unsubOne(c, ch)
-		} else {
-			seq = 0
 		}
 		ack.Channel(name, epoch, seq, nil)
-	}
+	})
 	frame := ack.Done()
 	s.wbuf = frame[:0]
 	s.settle(c)
@@ -459,79 +367,20 @@ func (s *shard) unsub(r connRef, c *slot, cmd *wire.Command) {
 // unsubOne takes the channel's own subscription back; a wildcard that matches
 // it keeps delivering.
 func (s *shard) unsubOne(c *slot, ch *channel.Channel) {
-	id, ok := s.chanIDs[ch]
-	if !ok {
-		return
-	}
-	at, is := c.findSub(id)
+	at, is := s.subOf(c, ch)
 	if !is {
 		return
 	}
 	if c.ext != nil {
 		for _, w := range c.ext.wild {
-			if strings.HasPrefix(ch.Name, w) {
+			if strings.HasPrefix(ch.Name, w.prefix) {
 				c.subs[at].index &^= explicitSub
+				s.change(c, at, w.variant)
 				return
 			}
 		}
 	}
 	s.leave(c, at)
-}
-
-// unsubWild takes a wildcard back, with the channels only it matched.
-func (s *shard) unsubWild(r connRef, c *slot, prefix string) {
-	if c.ext == nil {
-		return
-	}
-	found := false
-	for i, w := range c.ext.wild {
-		if w == prefix {
-			c.ext.wild = append(c.ext.wild[:i], c.ext.wild[i+1:]...)
-			found = true
-			break
-		}
-	}
-	if !found {
-		return
-	}
-	s.dropWild(r, prefix)
-	for at := 0; at < len(c.subs); {
-		n := c.subs[at]
-		if name := s.chans[n.chanID].ch.Name; !n.explicit() && strings.HasPrefix(name, prefix) && !c.matched(name) {
-			s.leave(c, at)
-			continue
-		}
-		at++
-	}
-}
-
-// matched reports whether a wildcard of the connection matches a channel.
-func (c *slot) matched(name string) bool {
-	if c.ext == nil {
-		return false
-	}
-	for _, w := range c.ext.wild {
-		if strings.HasPrefix(name, w) {
-			return true
-		}
-	}
-	return false
-}
-
-func (s *shard) dropWild(r connRef, prefix string) {
-	ms := s.wild[prefix]
-	for i := range ms {
-		if ms[i].connRef == r {
-			ms[i] = ms[len(ms)-1]
-			ms = ms[:len(ms)-1]
-			break
-		}
-	}
-	if len(ms) == 0 {
-		delete(s.wild, prefix)
-		return
-	}
-	s.wild[prefix] = ms
 }
 
 // list answers with everything the connection follows.
@@ -547,8 +396,8 @@ func (s *shard) list(r connRef, c *slot, cmd *wire.Command) {
 		lines = append(lines, line{sc.ch.Name, sc.At(n.member()).Seq})
 	}
 	if c.ext != nil {
-		for _, prefix := range c.ext.wild {
-			lines = append(lines, line{prefix + "*", s.g.hub.Head()})
+		for _, w := range c.ext.wild {
+			lines = append(lines, line{w.prefix + "*", s.g.hub.Head()})
 		}
 	}
 	sort.Slice(lines, func(i, j int) bool { return lines[i].name < lines[j].name })

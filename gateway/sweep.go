@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"math"
 	"time"
 
 	"github.com/odin-ws/odin/gateway/wire"
@@ -25,6 +26,8 @@ func (s *shard) Tick(n int) {
 	s.sweepBacklog()
 	s.sweepSlow()
 	s.sweepLeaving()
+	s.sweepRetries()
+	s.openGates()
 	size := s.slots.size()
 	// A late tick looks at as many slots as the ticks it stands for.
 	for range min(uint32(min(n, sweepTicks))*((size+sweepTicks-1)/sweepTicks), size) {
@@ -61,6 +64,9 @@ func (s *shard) sweep(r connRef, c *slot) {
 	}
 	c.control = 0
 	s.refill(c)
+	if c.flags&flagConflated != 0 {
+		s.calmed(c)
+	}
 	if c.ext != nil && c.ext.timed && s.now-c.ext.since >= s.patience(cfg.FrameTimeout) {
 		s.g.count.FrameTimeouts.Add(1)
 		s.fail(r, c, closeAbuse, "a message took too long")
@@ -144,9 +150,14 @@ func (s *shard) sweepSlow() {
 			c.strikes = 0
 		default:
 			s.g.count.SlowStrikes.Add(1)
-			if c.strikes++; c.strikes >= slowStrikes {
-				s.cut(l.connRef, c, "too many messages behind")
+			if c.strikes++; c.strikes < slowStrikes {
+				continue
 			}
+			if s.conflate(l.connRef, c) {
+				c.strikes = 0
+				continue
+			}
+			s.cut(l.connRef, c, "too many messages behind")
 		}
 	}
 	clear(s.lagging[len(kept):])
@@ -160,15 +171,22 @@ func (s *shard) acknowledges(c *slot) bool {
 	return c.sendShift > 0 && uint32(uint16(s.now)-c.ackedAt) < ticks(s.g.cfg.SlowTimeout)
 }
 
-// lag is how many messages a connection is behind, all channels together.
+// lag is how many messages a connection is behind, all channels together. What
+// is conflated is never behind; where the log does not reach, the messages of
+// the whole stream are counted.
 func (s *shard) lag(c *slot) uint32 {
-	sum := uint32(0)
+	sum := uint64(0)
 	for _, n := range c.subs {
 		sc := s.chans[n.chanID]
-		next, _ := sc.ch.Head()
-		sum += sc.At(n.member()).Lag(next)
+		m := sc.At(n.member())
+		switch next, _ := sc.ch.Head(); {
+		case n.past():
+			sum += uint64(s.distance(m.Seq))
+		case !sc.latest:
+			sum += uint64(m.Lag(next))
+		}
 	}
-	return sum
+	return uint32(min(sum, math.MaxUint32))
 }
 
 // bye tells a connection to come back later, or elsewhere.

@@ -116,7 +116,7 @@ func (s *shard) writable(r connRef, c *slot) {
 	if c = s.slots.get(r); c == nil || c.state != stateOpen || c.flags&flagBlocked != 0 {
 		return
 	}
-	s.flushBehind(r, c)
+	s.goOn(r, c)
 }
 
 // settleDebts writes the pinned rest, then the control frames. It reports false
@@ -216,7 +216,7 @@ func (s *shard) goodbye(r connRef, c *slot, last []byte, code uint16) {
 	s.unlink(c)
 	e.parser.Release(s.g.pool)
 	s.g.pool.Put(e.in)
-	e.in = nil
+	e.in, e.replay = nil, nil
 	c.state = stateClosing
 	e.why, e.timed, e.since = code, true, s.now
 	s.leaving = append(s.leaving, r)

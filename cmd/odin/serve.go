@@ -201,7 +201,12 @@ func (l *loaded) gatewayConfig(maxConnections, shards int, log *slog.Logger) gat
 	c.Ping, c.MaxAge, c.Drain = time.Duration(l.Ping), time.Duration(l.MaxAge), time.Duration(l.Drain)
 	c.IPConnections, c.IPRate = int(l.IPConnections), int(l.IPRate)
 	c.AdmissionWait, c.RejectWS = time.Duration(l.AdmissionWait), l.Reject.word == "ws"
-	c.AllowOrigin = l.AllowOrigin.items
+	c.AllowOrigin, c.PublishRate = l.AllowOrigin.items, int(l.PublishRate)
+	for _, item := range l.StaleAfter.items {
+		if silence, err := gateway.ParseSilence(item); err == nil { // it was checked by Set
+			c.Silences = append(c.Silences, silence)
+		}
+	}
 	c.TrustedProxies = make([]netip.Prefix, 0, len(l.TrustedProxy.items))
 	for _, item := range l.TrustedProxy.items {
 		if p, err := parsePrefix(item); err == nil { // it was checked by Set

@@ -17,6 +17,8 @@ import (
 	"github.com/knadh/koanf/v2"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/odin-ws/odin/gateway"
 )
 
 // serveConfig is all that `odin serve` can be told. The tags are its only
@@ -43,6 +45,7 @@ type serveConfig struct {
 	MaxHandshakes      count  `flag:"max-handshakes" default:"1024" usage:"connections not upgraded yet; past it the oldest is answered 408"`
 
 	Replay           count `flag:"replay" default:"100" group:"Channels" usage:"messages each channel keeps in memory for clients that resume"`
+	StaleAfter       list  `flag:"stale-after" default:"" check:"silence" usage:"tell a channel's followers that it is stale after so long without a message, e.g. trade.*=5s; the longest pattern counts, * is all"`
 	MaxChannels      count `flag:"max-channels" default:"100000" usage:"channels known at once"`
 	MaxSubscriptions count `flag:"max-subscriptions" default:"1024" usage:"subscriptions of one connection; a wildcard counts its matches"`
 	MaxMessage       size  `flag:"max-message" default:"64KiB" usage:"longest message a client may send (close code 1009)"`
@@ -50,6 +53,7 @@ type serveConfig struct {
 	SendQueue     count  `flag:"send-queue" default:"256" group:"Clients" usage:"messages a client may be behind before it counts as slow"`
 	SlowTimeout   span   `flag:"slow-timeout" default:"5s" usage:"how long a client with something to read may take no byte"`
 	RateBurst     count  `flag:"rate-burst" default:"100" usage:"commands a client may send at once"`
+	PublishRate   count  `flag:"publish-rate" default:"0" usage:"messages a second the publish API takes, all publishers together; 0: no bound"`
 	RatePerSec    count  `flag:"rate-per-sec" default:"10" usage:"commands a second a client may send after the burst"`
 	Ping          span   `flag:"ping" default:"20s" usage:"interval of WebSocket pings; silence for two of them ends the connection (4201)"`
 	MaxAge        span   `flag:"max-age" default:"0s" usage:"close connections after about this long (1012), so that clients spread over new nodes; 0: never"`
@@ -93,8 +97,11 @@ func (c *serveConfig) settings() []setting {
 		case *choice:
 			value.of = strings.Split(tag.Get("of"), ",")
 		case *list:
-			if tag.Get("check") == "prefix" {
+			switch tag.Get("check") {
+			case "prefix":
 				value.check = checkPrefix
+			case "silence":
+				value.check = func(item string) error { _, err := gateway.ParseSilence(item); return err }
 			}
 		}
 		all[i] = setting{

@@ -1,0 +1,193 @@
+package gateway
+
+import (
+	"strings"
+
+	"github.com/odin-ws/odin/gateway/channel"
+	"github.com/odin-ws/odin/gateway/wire"
+)
+
+// subWild subscribes to every channel of a prefix, existing now or later.
+func (s *shard) subWild(r connRef, c *slot, cmd *subCommand, name, prefix string, pos *wire.Position) joined {
+	hub := s.g.hub
+	j := joined{seq: cmd.head}
+	e := s.extOf(c)
+	for _, w := range e.wild {
+		if w.prefix == prefix {
+			return j
+		}
+	}
+	var matches []*channel.Channel
+	fresh, room := 1, s.g.cfg.MaxSubscriptions-s.subCount(c)
+	hub.Match(prefix, func(ch *channel.Channel) bool {
+		matches = append(matches, ch)
+		if !s.isMember(c, ch) {
+			fresh++
+		}
+		return fresh <= room
+	})
+	if fresh > room || !s.roomFor(c, fresh) {
+		s.settle(c)
+		j.reject = "limit"
+		return j
+	}
+	if pos != nil {
+		j.recovered = &yes
+		// Channels this node has not heard of, or has forgotten, may have had
+		// messages up to the base: unless the stream was asked for them, it can't
+		// vouch for them, and says so.
+		base, vouched := hub.Base(), cmd.vouched[prefix]
+		switch {
+		case pos.Epoch != cmd.epoch:
+			j.lost()
+			cmd.gaps = wire.AppendGap(cmd.gaps, name, pos.Seq, cmd.head+1, channel.WhyEpoch)
+			s.g.count.GapsEpoch.Add(1)
+		case pos.Seq < base && base > vouched:
+			j.lost()
+			cmd.gaps = wire.AppendGap(cmd.gaps, name, pos.Seq, base+1, channel.WhyEvicted)
+			s.g.count.GapsEvicted.Add(1)
+		}
+	}
+	v := variantOf(cmd.Command)
+	e.wild = append(e.wild, wildSub{prefix, v})
+	s.wild[prefix] = append(s.wild[prefix], wildMember{r, v})
+	for _, ch := range matches {
+		if s.isMember(c, ch) {
+			continue // where it stands, and how it goes on, is not changed
+		}
+		p := pos
+		if own, has := cmd.Since[ch.Name]; has {
+			p = &own
+			if cmd.judge(own, hub.Head()) != "" {
+				p, j.recovered = nil, &no
+			}
+		}
+		if p == nil && !cmd.Snap {
+			// What came after the ack's head was counted in, before the channels
+			// were listed, is owed.
+			p = &wire.Position{Epoch: cmd.epoch, Seq: cmd.head}
+		}
+		one := s.subOne(r, c, cmd, ch, p, 0)
+		if one.recovered == &no {
+			j.lost()
+		}
+	}
+	return j
+}
+
+// matchWild subscribes those whose wildcards match a channel that is new to the
+// node, from its first message on.
+func (s *shard) matchWild(ch *channel.Channel) {
+	if len(s.wild) == 0 {
+		return
+	}
+	for i := 0; i < len(ch.Name); i++ {
+		if ch.Name[i] != '.' {
+			continue
+		}
+		for _, w := range s.wild[ch.Name[:i+1]] {
+			c := s.slots.get(w.connRef)
+			if c == nil || s.isMember(c, ch) {
+				continue
+			}
+			if !s.roomFor(c, 1) {
+				s.g.count.WildcardOverflow.Add(1)
+				s.wbuf = wire.AppendErr(s.wbuf[:0], wire.ID{}, "limit", "a wildcard matches a new channel beyond this connection's limit: "+ch.Name, 0)
+				s.send(w.connRef, c, s.wbuf)
+				continue
+			}
+			sc := s.attach(ch, w.variant)
+			if sc == nil {
+				return // forgotten again
+			}
+			// Whatever the log has, or had and trimmed, came after the wildcard's
+			// ack, or the channel would have been listed then: it stands at the
+			// log's very first entry.
+			var gaps []byte
+			s.g.hub.Steady(func() { gaps = s.enter(c, w.connRef, sc, place{seq: ch.Origin}, s.gaps[:0]) })
+			s.gaps = gaps[:0]
+			if len(gaps) > 0 {
+				s.send(w.connRef, c, gaps)
+			}
+			s.catchUp(w.connRef)
+		}
+	}
+}
+
+// tellRefused tells those whose wildcards match a channel that the node had no
+// place for what they miss of it.
+func (s *shard) tellRefused() {
+	if len(s.wild) == 0 {
+		return
+	}
+	for _, m := range s.g.hub.TakeRefused(s.id) {
+		for i := 0; i < len(m.Channel); i++ {
+			if m.Channel[i] != '.' {
+				continue
+			}
+			for _, w := range s.wild[m.Channel[:i+1]] {
+				if c := s.slots.get(w.connRef); c != nil && c.state == stateOpen {
+					s.g.count.GapsEvicted.Add(1)
+					s.wbuf = wire.AppendGap(s.wbuf[:0], m.Channel, m.Prev, m.Seq+1, channel.WhyEvicted)
+					s.send(w.connRef, c, s.wbuf)
+				}
+			}
+		}
+	}
+}
+
+// unsubWild takes a wildcard back, with the channels only it matched.
+func (s *shard) unsubWild(r connRef, c *slot, prefix string) {
+	if c.ext == nil {
+		return
+	}
+	found := false
+	for i, w := range c.ext.wild {
+		if w.prefix == prefix {
+			c.ext.wild = append(c.ext.wild[:i], c.ext.wild[i+1:]...)
+			found = true
+			break
+		}
+	}
+	if !found {
+		return
+	}
+	s.dropWild(r, prefix)
+	for at := 0; at < len(c.subs); {
+		n := c.subs[at]
+		if name := s.chans[n.chanID].ch.Name; !n.explicit() && strings.HasPrefix(name, prefix) && !c.matched(name) {
+			s.leave(c, at)
+			continue
+		}
+		at++
+	}
+}
+
+// matched reports whether a wildcard of the connection matches a channel.
+func (c *slot) matched(name string) bool {
+	if c.ext == nil {
+		return false
+	}
+	for _, w := range c.ext.wild {
+		if strings.HasPrefix(name, w.prefix) {
+			return true
+		}
+	}
+	return false
+}
+
+func (s *shard) dropWild(r connRef, prefix string) {
+	ms := s.wild[prefix]
+	for i := range ms {
+		if ms[i].connRef == r {
+			ms[i] = ms[len(ms)-1]
+			ms = ms[:len(ms)-1]
+			break
+		}
+	}
+	if len(ms) == 0 {
+		delete(s.wild, prefix)
+		return
+	}
+	s.wild[prefix] = ms
+}
