@@ -137,8 +137,8 @@ func TestBadCommands(t *testing.T) {
 	})
 	t.Run("what is not served is no mistake", func(t *testing.T) {
 		c := g.rawOpen(t)
-		c.send(strings.Repeat(say(rows["auth, which nobody asked for"])+say(rows["mode latest, not served yet"])+
-			say(`{"op":"replay","id":4,"ch":"x","epoch":"e1","from":1,"to":2}`), 5)+closeFrame(1000, ""), 0)
+		c.send(strings.Repeat(say(rows["auth, which nobody asked for"])+say(`{"op":"replay","id":4,"ch":"..","epoch":"e1","from":1,"to":2}`)+
+			say(`{"op":"replay","id":4,"ch":"x","epoch":"e1","from":1,"to":99999}`), 5)+closeFrame(1000, ""), 0)
 		if code, before := c.closed(); code != 1000 || len(before) != 15 {
 			t.Errorf("closed with %d after %d answers", code, len(before))
 		}

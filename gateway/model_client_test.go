@@ -564,6 +564,9 @@ func (c *modelClient) place(name, epoch string, seq uint64, since bool, p wire.P
 		from = p.Seq
 		s.explained = p.Seq
 		s.afters = map[uint64]bool{p.Seq: true}
+		if c.w.past {
+			s.afters[mc.first] = true // where a log begins at a guess, nothing may have been before
+		}
 	} else if since {
 		s.afters[p.Seq] = true
 	} else if snap && seq > 0 {

@@ -216,6 +216,7 @@ func (w *world) rest() {
 			if len(w.g.shards[i].retries) > 0 && !w.down {
 				busy = true // a read of the past waits to be repeated
 				l.Tick(1)
+				w.settlePool()
 			}
 		}
 		if !busy {

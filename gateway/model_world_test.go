@@ -580,6 +580,7 @@ func (w *world) tick() {
 	for i, l := range w.loops {
 		w.say("shard %d: %d ticks", i, n)
 		l.Tick(n)
+		w.settlePool() // a read of the past may have been repeated
 	}
 }
 
