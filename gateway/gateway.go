@@ -39,6 +39,7 @@ type Gateway struct {
 	leader      leader
 	listing     singleflight.Group // of channels, by prefix
 	clock       func() int64       // ms, monotonic
+	byHand      bool               // in tests: shards are turned by hand, and no timer wakes them
 	pool        *bufpool.Pool
 	backlog     backlog
 	gate        *capacity.Gate
@@ -324,7 +325,7 @@ func (g *Gateway) drain(ctx context.Context) error {
 		go func() {
 			defer wg.Done()
 			for {
-				left := g.cfg.Drain - time.Since(begin)
+				left := g.cfg.Drain - goodbyeTime - time.Since(begin)
 				told := make(chan int, 1)
 				if !s.post(func(s *shard) { told <- s.drainSlice(left) }) {
 					return
@@ -347,11 +348,15 @@ func (g *Gateway) drain(ctx context.Context) error {
 	}
 	wg.Wait()
 	// Those told last get the time a goodbye takes.
-	for i := 0; i < closeWait+2 && g.gate.InUse() > 0 && ctx.Err() == nil; i++ {
-		time.Sleep(tick)
+	for end := time.Now().Add(goodbyeTime); time.Now().Before(end) && g.gate.InUse() > 0 && ctx.Err() == nil; {
+		time.Sleep(tick / 2)
 	}
 	return ctx.Err()
 }
+
+// goodbyeTime is how long the last of a drain have to take their goodbyes. It is
+// a part of the time to drain in.
+const goodbyeTime = (closeWait + 3) * tick
 
 // drainSlice tells as many connections to go as this tick's share, and returns
 // how many are left to tell. left is the time there still is.
@@ -419,6 +424,9 @@ func (g *Gateway) release() {
 
 // closeAll resets what is left; the loop has ended, so it may run anywhere.
 func (s *shard) closeAll() {
+	if s.timer != nil {
+		s.timer.Stop()
+	}
 	for i := range s.slots.size() {
 		c := s.slots.at(i)
 		if c.state == stateFree {

@@ -49,7 +49,6 @@ type cached struct {
 
 // flight is one read under way.
 type flight struct {
-	epoch   string
 	waiters []waiter
 }
 
@@ -61,9 +60,15 @@ type waiter struct {
 
 // fetched is how a read ended.
 type fetched struct {
+	epoch   string
 	channel string
 	block   *channel.Block // nil with err
 	err     error
+}
+
+// is reports whether what was read is the past of a channel after seq.
+func (f *fetched) is(epoch, name string, seq uint64) bool {
+	return f != nil && f.block != nil && f.epoch == epoch && f.channel == name && f.block.After == seq
 }
 
 // errOtherEpoch means that the stream was made anew since the position was taken.
@@ -95,15 +100,16 @@ func (h *history) find(epoch, name string, seq uint64) *channel.Block {
 func (h *history) request(epoch, name string, after uint64, w waiter) bool {
 	h.mu.Lock()
 	if f := h.flights[name]; f != nil {
+		// Whatever it brings, the waiter then looks again.
 		f.waiters = append(f.waiters, w)
 		h.mu.Unlock()
 		return true
 	}
-	f := &flight{epoch: epoch, waiters: []waiter{w}}
+	f := &flight{waiters: []waiter{w}}
 	h.flights[name] = f
 	h.mu.Unlock()
 	err := h.g.submit(func() {
-		res := fetched{channel: name, err: errors.New("the read panicked")}
+		res := fetched{epoch: epoch, channel: name, err: errors.New("the read panicked")}
 		defer func() { h.land(name, f, res) }()
 		res.block, res.err = h.read(epoch, name, after)
 	})

@@ -78,11 +78,22 @@ func (s *shard) gate(sc *shardChan) (wait bool) {
 // arm has the shard woken in so many ms.
 func (s *shard) arm(ms int64) {
 	d := time.Duration((ms+gateGrain-1)/gateGrain*gateGrain) * time.Millisecond
-	if s.timer == nil {
-		s.timer = time.AfterFunc(d, s.loop.Wake)
-		return
+	switch {
+	case s.g.byHand:
+	case s.timer == nil:
+		s.timer = time.AfterFunc(d, s.ring)
+	default:
+		s.timer.Reset(d)
 	}
-	s.timer.Reset(d)
+}
+
+// ring wakes the shard when its timer has run out, unless it has ended.
+func (s *shard) ring() {
+	s.box.mu.Lock()
+	defer s.box.mu.Unlock()
+	if !s.box.closed {
+		s.loop.Wake()
+	}
 }
 
 // openGates queues the variants whose time has come.
@@ -122,7 +133,8 @@ func (s *shard) gatherLatest(sc *shardChan, index uint32) (seg segment, ok bool)
 }
 
 // change moves a subscription to another variant of its channel; at is its place
-// in c.subs. It stands where it stood.
+// in c.subs. It stands where it stood: the caller lets it catch up, because what
+// was marked for the variant it left is not for the other.
 func (s *shard) change(c *slot, at int, v variant) {
 	n := c.subs[at]
 	from := s.chans[n.chanID]
@@ -172,7 +184,7 @@ func (s *shard) conflate(r connRef, c *slot) bool {
 
 // calmed gives a client that was conflated every message again, once its socket
 // has not been full for a while.
-func (s *shard) calmed(c *slot) {
+func (s *shard) calmed(r connRef, c *slot) {
 	if c.flags&flagBlocked != 0 {
 		c.calm = 0
 		return
@@ -181,5 +193,6 @@ func (s *shard) calmed(c *slot) {
 		s.changeAll(c, variant{latest: true, slow: true}, variant{yields: true})
 		c.flags &^= flagConflated
 		s.g.count.SlowRestored.Add(1)
+		s.catchUp(r)
 	}
 }

@@ -131,7 +131,7 @@ func TestSlowIsConflated(t *testing.T) {
 			s.post(func(s *shard) {
 				for i := range s.slots.size() {
 					if k := s.slots.at(i); k.state == stateOpen && k.flags&flagConflated != 0 {
-						s.calmed(k)
+						s.calmed(connRef{i, k.gen}, k)
 					}
 				}
 			})

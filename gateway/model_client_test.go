@@ -50,6 +50,11 @@ type modelCmd struct {
 	names  []string
 	since  map[string]wire.Position
 	snap   bool
+	skips  bool   // mode latest, or slow latest
+	ch     string // replay: the channel, the range, and how far it has come
+	from   uint64
+	to     uint64
+	epoch  string
 	gone   uint64            // channels forgotten when it was sent
 	headAt map[string]uint64 // the stream's head when it was sent, by epoch
 	epochs map[string]bool   // epochs there were by then
@@ -58,12 +63,14 @@ type modelCmd struct {
 type wildPos struct {
 	epoch string
 	seq   uint64
+	skips bool
 }
 
 // modelSub is a client's view of one channel: the places in its log at which it
 // may stand. There is more than one only until the first message.
 type modelSub struct {
 	at        []int           // indexes of the entry to come
+	skips     bool            // it may be conflated
 	fell      bool            // the log has begun behind its place
 	prevs     uint64          // what the next message may give as its prev, after a gap
 	epoch     string          // of what it has had
@@ -169,6 +176,7 @@ func (w *world) command(c *modelClient) {
 		c.sendText(fmt.Sprintf(`{"op":"ping","id":%d}`, c.id))
 		// A fragment's pings are answered first: they come before its end.
 		c.expect = append(c.expect, answer{t: "pong", id: c.id})
+	case n < 15+w.rng.IntN(2) && c.replay():
 	case n < 16:
 		c.sendText(fmt.Sprintf(`{"op":"list","id":%d}`, c.id))
 		c.expect = append(c.expect, answer{t: "ack", id: c.id, cmd: &modelCmd{op: "list"}})
@@ -239,6 +247,15 @@ func (c *modelClient) subscribe() {
 		cmd.snap = true
 		body["snap"] = true
 	}
+	switch {
+	case w.chance(15):
+		cmd.skips = true
+		body["mode"] = "latest"
+		body["ms"] = pick(w.rng, []int{0, 0, 50, 250, 1000})
+	case w.chance(15):
+		cmd.skips = true
+		body["slow"] = "latest"
+	}
 	if w.chance(10) { // a large command is parsed in the pool
 		body["pad"] = strings.Repeat("x", largeCommand)
 	}
@@ -246,6 +263,79 @@ func (c *modelClient) subscribe() {
 	w.say("fd %d: > %.200s", c.sock.FD(), text)
 	c.sendText(string(text))
 	c.expect = append(c.expect, answer{t: "ack", id: c.id, cmd: cmd})
+}
+
+// replay asks once more for some of what it has had; false when it has had none.
+func (c *modelClient) replay() bool {
+	w := c.w
+	for _, name := range w.names {
+		s := c.subs[name]
+		if s == nil || s.last == 0 || s.epoch != w.epoch || !w.chance(70) {
+			continue
+		}
+		cmd := c.newCmd("replay")
+		cmd.ch, cmd.epoch = name, w.epoch
+		cmd.to = 1 + w.rng.Uint64N(s.last)
+		cmd.from = cmd.to - w.rng.Uint64N(cmd.to)
+		text := fmt.Sprintf(`{"op":"replay","id":%d,"ch":%q,"epoch":%q,"from":%d,"to":%d}`, c.id, name, cmd.epoch, cmd.from, cmd.to)
+		w.say("fd %d: > %s", c.sock.FD(), text)
+		c.sendText(text)
+		c.expect = append(c.expect, answer{t: "ack", id: c.id, cmd: cmd})
+		return true
+	}
+	return false
+}
+
+// replayed takes a frame as a part of the replay under way, and reports whether
+// it is one.
+func (c *modelClient) replayed(f frame, raw []byte) bool {
+	if len(c.expect) == 0 || c.expect[0].cmd == nil || c.expect[0].cmd.op != "replay" {
+		return false
+	}
+	cmd := c.expect[0].cmd
+	mc := c.w.chans[cmd.ch]
+	if f.channel() != cmd.ch || mc == nil {
+		return false
+	}
+	switch {
+	case f.T == "msg" && f.Seq >= cmd.from && f.Seq <= cmd.to:
+		for k := range mc.entries {
+			e := &mc.entries[k]
+			if e.epoch != cmd.epoch || e.t != "msg" || e.after != f.Seq {
+				continue
+			}
+			if !bytes.Equal(e.bytes, raw) && !(c.w.evicted && e.sameBut(f)) {
+				if c.w.epoch != cmd.epoch {
+					return false // news of the next epoch
+				}
+				c.failf("replayed %q, but the log had %q", raw, e.bytes)
+			}
+			c.w.seen["replayed"]++
+			c.missed(cmd, mc, f.Seq)
+			cmd.from = f.Seq + 1
+			return true
+		}
+		return false
+	case f.T == "gap" && f.Why == "invalid" && f.Before-1 >= cmd.from && f.Before-1 <= cmd.to:
+		c.missed(cmd, mc, f.Before-1)
+		cmd.from = f.Before
+		return true
+	case f.T == "gap" && f.After < cmd.to && f.Before > cmd.from && f.Before <= cmd.to+1:
+		c.missed(cmd, mc, f.After+1)
+		cmd.from = max(cmd.from, f.Before)
+		c.w.seen["replay with a gap"]++
+		return true
+	}
+	return false
+}
+
+// missed checks that a replay has passed over no message before seq.
+func (c *modelClient) missed(cmd *modelCmd, mc *modelChan, seq uint64) {
+	for _, e := range mc.entries {
+		if e.epoch == cmd.epoch && e.t == "msg" && e.after >= cmd.from && e.after < seq && c.w.epoch == cmd.epoch {
+			c.failf("a replay of %s from %d to %d goes on at %d, and has passed over %d", cmd.ch, cmd.from, cmd.to, seq, e.after)
+		}
+	}
 }
 
 func (c *modelClient) unsubscribe() {
@@ -350,11 +440,17 @@ func (c *modelClient) frame(op byte, payload, raw []byte) {
 			c.ackUnsub(a.cmd, f)
 		case "list":
 			c.ackList(f)
+		case "replay":
+			if mc := c.w.chans[a.cmd.ch]; mc != nil {
+				c.missed(a.cmd, mc, a.cmd.to+1)
+			}
 		}
 	case "pong", "err":
 		c.answered(f.T, f.ID, "")
 	case "msg", "gap", "stale", "live":
-		c.entry(f, raw)
+		if !c.replayed(f, raw) {
+			c.entry(f, raw)
+		}
 	default:
 		c.failf("unknown frame %s", payload)
 	}
@@ -445,16 +541,17 @@ func (c *modelClient) ackSub(cmd *modelCmd, f frame) {
 		}
 		if wildcard {
 			if _, had := c.wild[prefix]; !had {
-				wp := wildPos{e.Epoch, e.Seq}
+				wp := wildPos{e.Epoch, e.Seq, cmd.skips}
 				c.ackWild(prefix, wp, cmd, e)
 				c.wild[prefix] = wp
 			}
 			continue
 		}
 		s := c.place(name, e.Epoch, e.Seq, since, p, cmd.snap)
-		s.explicit = true
+		s.explicit, s.skips = true, cmd.skips
 		if old := c.subs[name]; old != nil {
 			old.explicit = true
+			old.skips = old.skips || cmd.skips
 			if old.byWild && old.got == 0 { // matched, but perhaps not known then
 				old.merge(s)
 			}
@@ -505,6 +602,16 @@ func (c *modelClient) ackWild(prefix string, wp wildPos, cmd *modelCmd, e ackEnt
 	}
 }
 
+// wildSkips reports whether a wildcard that may be conflated matches a channel.
+func (c *modelClient) wildSkips(name string) bool {
+	for prefix, w := range c.wild {
+		if w.skips && strings.HasPrefix(name, prefix) {
+			return true
+		}
+	}
+	return false
+}
+
 func (c *modelClient) matched(name string) (wildPos, bool) {
 	for prefix, w := range c.wild {
 		if strings.HasPrefix(name, prefix) {
@@ -525,6 +632,7 @@ func (s *modelSub) merge(o *modelSub) {
 		s.afters[a] = true
 	}
 	s.explained = max(s.explained, o.explained)
+	s.skips = s.skips || o.skips
 	s.mayStale = max(s.mayStale, o.mayStale)
 }
 
@@ -617,7 +725,7 @@ func (c *modelClient) place(name, epoch string, seq uint64, since bool, p wire.P
 
 // placeWild says where a subscriber by wildcard stands.
 func (c *modelClient) placeWild(name string, wp wildPos) *modelSub {
-	s := &modelSub{epoch: wp.epoch, explained: wp.seq, afters: map[uint64]bool{wp.seq: true}, mayStale: 1, byWild: true}
+	s := &modelSub{epoch: wp.epoch, explained: wp.seq, afters: map[uint64]bool{wp.seq: true}, mayStale: 1, byWild: true, skips: wp.skips}
 	mc := c.w.chans[name]
 	if mc == nil {
 		s.at = []int{0}
@@ -750,6 +858,7 @@ func (c *modelClient) entry(f frame, raw []byte) {
 	if len(s.had) > 6 {
 		s.had = s.had[1:]
 	}
+	s.skips = s.skips || c.wildSkips(name)
 	// The log's next, from any of the places.
 	s.slide(mc, c.w.past)
 	var next []int
@@ -758,6 +867,17 @@ func (c *modelClient) entry(f frame, raw []byte) {
 		if k < len(mc.entries) && (bytes.Equal(mc.entries[k].bytes, raw) || f.T == "msg" && (f.Prev == s.prevs || s.afters[f.Prev] && mc.entries[k].prev < c.w.first) && mc.entries[k].sameBut(f) || f.Why == "invalid" && s.afters[f.After] && mc.entries[k].sameBut(f)) {
 			next = append(next, k+1)
 			e = &mc.entries[k]
+		}
+	}
+	if f.Skip > 0 {
+		// The one that many further on, if nothing between may not be passed over.
+		for _, k := range s.at {
+			if t := k + int(f.Skip); s.skips && t < len(mc.entries) && mc.skippable(k, t) && bytes.Equal(withSkip(mc.entries[t].bytes, f.Skip), raw) {
+				next = append(next, t+1)
+				e = &mc.entries[t]
+				s.explained = max(s.explained, f.Prev)
+				c.w.seen["skipped"]++
+			}
 		}
 	}
 	if f.T == "stale" && s.mayStale > 0 {
@@ -826,6 +946,19 @@ func (c *modelClient) entry(f frame, raw []byte) {
 	} else {
 		c.failf("got %.80s\nwhich is not the next of %s", raw, s.describe(mc))
 	}
+}
+
+// skippable reports whether the entries from k to t are all messages.
+func (mc *modelChan) skippable(k, t int) bool {
+	return !slices.ContainsFunc(mc.entries[k:t+1], func(e entry) bool {
+		return e.t != "msg" && (e.t != "trimmed" || e.before == e.after) || e.epoch != mc.entries[t].epoch
+	})
+}
+
+// withSkip is a message's frame with "skip", in one piece.
+func withSkip(msg []byte, skip uint64) []byte {
+	begun, tail := wire.AppendMsgSkip(nil, msg, skip)
+	return append(begun, tail...)
 }
 
 // numbers are a message's prev and seq, zero for any other entry.
@@ -991,11 +1124,12 @@ func (c *modelClient) checkEnd() {
 		known := false
 		for _, mc := range c.w.chans {
 			known = known || slices.ContainsFunc(mc.entries, func(e entry) bool {
-				if c.w.evicted { // its prev may be another
-					begun, _, _ := bytes.Cut(c.buf, []byte(`,"prev"`))
-					return bytes.Contains(e.bytes, begun[min(len(begun), 10):])
+				if bytes.HasPrefix(e.bytes, c.buf) {
+					return true
 				}
-				return bytes.HasPrefix(e.bytes, c.buf)
+				// Its prev, and with "skip" its length, may be others.
+				begun, _, _ := bytes.Cut(c.buf, []byte(`,"prev"`))
+				return bytes.Contains(e.bytes, begun[bytes.IndexByte(begun, '{'):])
 			})
 		}
 		if !known {

@@ -60,7 +60,7 @@ func TestModel(t *testing.T) {
 		"gap slow", "gap evicted", "gap epoch", "entry gap broker", "entry gap invalid", "entry gap epoch",
 		"entry stale", "entry live", "told stale", "frame split", "unsub mid-frame", "cut", "peer reset", "peer closed",
 		"stale event", "recovered", "not recovered", "wildcard message", "chunk pinned and trimmed", "descriptor reused",
-		"learned", "bad position", "epoch changed", "lost", "add failed",
+		"skipped", "replayed", "replay with a gap", "evicted", "told how it is", "learned", "bad position", "epoch changed", "lost", "add failed",
 	} {
 		if seen[k] == 0 {
 			t.Errorf("no seed ever saw: %s", k)
@@ -213,8 +213,11 @@ func (w *world) rest() {
 		w.readAll()
 		for i, l := range w.loops {
 			busy = busy || l.Pending()
-			if len(w.g.shards[i].retries) > 0 && !w.down {
-				busy = true // a read of the past waits to be repeated
+			if len(w.g.shards[i].retries) > 0 && !w.down || len(w.g.shards[i].gated) > 0 {
+				// A read of the past waits to be repeated, or a conflated channel for
+				// its time.
+				busy = true
+				w.clock += tick.Milliseconds()
 				l.Tick(1)
 				w.settlePool()
 			}

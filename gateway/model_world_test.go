@@ -119,6 +119,7 @@ func newWorld(t *testing.T, seed uint64, seen map[string]int) *world {
 		t.Fatal(err)
 	}
 	w.g = g
+	g.clock, g.byHand = func() int64 { return w.clock }, true
 	turn, nodes := pick(w.rng, []int{1, 2, 5, flushTurn}), pick(w.rng, []int{1, 2, 5, flushNodes})
 	for i, s := range g.shards {
 		s.flushTurn, s.flushNodes = turn, nodes

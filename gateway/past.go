@@ -30,6 +30,7 @@ type retry struct {
 // it must wait, or the connection is gone. at is its place in c.subs.
 func (s *shard) past(r connRef, c *slot, sc *shardChan, at int) (span channel.Span, ready, live bool) {
 	m := sc.At(c.subs[at].member())
+	epoch := s.g.hub.Epoch() // before the log is looked at: it is reborn before the epoch is said
 	next, _ := sc.ch.Head()
 	if sc.ch.Reborn(m.Ord(next)) {
 		return span, false, s.missPast(r, c, sc, at, channel.WhyEpoch)
@@ -44,14 +45,14 @@ func (s *shard) past(r connRef, c *slot, sc *shardChan, at int) (span channel.Sp
 		return span, false, false
 	}
 	var b *channel.Block
-	if f := s.fresh; f != nil && f.channel == sc.ch.Name && f.block != nil && f.block.After == m.Seq {
+	if f := s.fresh; f.is(epoch, sc.ch.Name, m.Seq) {
 		b = f.block
 	} else {
-		b = s.g.history.find(s.g.hub.Epoch(), sc.ch.Name, m.Seq)
+		b = s.g.history.find(epoch, sc.ch.Name, m.Seq)
 	}
 	switch {
 	case b == nil:
-		s.fetch(r, c, sc.ch.Name, m.Seq)
+		s.fetch(r, c, epoch, sc.ch.Name, m.Seq)
 		return span, false, false
 	case b.Empty() && !b.Lost(m.Seq) && b.Through+1 >= before && sc.ch.Guess && before == sc.ch.Origin+1:
 		// The log begins at a guess, and the stream knows that nothing was there.
@@ -62,7 +63,7 @@ func (s *shard) past(r connRef, c *slot, sc *shardChan, at int) (span channel.Sp
 		return span, false, s.missPast(r, c, sc, at, channel.WhyEvicted)
 	case b.Empty():
 		// The log has moved on since it was read.
-		s.fetch(r, c, sc.ch.Name, m.Seq)
+		s.fetch(r, c, epoch, sc.ch.Name, m.Seq)
 		return span, false, false
 	}
 	return b.Read(m.Seq, b.Through), true, false
@@ -97,9 +98,9 @@ func (s *shard) missPast(r connRef, c *slot, sc *shardChan, at int, why string) 
 
 // fetch has the past of a channel read, for a connection that can't go on
 // without.
-func (s *shard) fetch(r connRef, c *slot, name string, after uint64) {
+func (s *shard) fetch(r connRef, c *slot, epoch, name string, after uint64) {
 	c.flags |= flagFetching
-	if !s.g.broker.State().Connected || !s.g.history.request(s.g.hub.Epoch(), name, after, waiter{s, r}) {
+	if !s.g.broker.State().Connected || !s.g.history.request(epoch, name, after, waiter{s, r}) {
 		s.retries = append(s.retries, retry{r, s.now + retryTicks})
 	}
 }
@@ -192,6 +193,8 @@ func (s *shard) distance(seq uint64) uint32 {
 // after < seq ≤ to, outside of any subscription. Its connection's other commands
 // wait for it.
 type replay struct {
+	epoch     string
+	ord       uint64 // the log's next when it began
 	name      string
 	after, to uint64
 	id        wire.ID
@@ -225,8 +228,15 @@ func (s *shard) replayCommand(r connRef, c *slot, cmd *wire.Command) {
 		refuse("bad_position", "")
 		return
 	}
+	var ord uint64
+	if ch := hub.Lookup(name); ch != nil {
+		ord, _ = ch.Head()
+		if hub.Epoch() != epoch {
+			ord = 0 // reborn this moment: as if it had always been another's
+		}
+	}
 	c.flags |= flagBusy
-	s.extOf(c).replay = &replay{name: name, after: cmd.From - min(cmd.From, 1), to: cmd.To, id: cmd.ID}
+	s.extOf(c).replay = &replay{epoch: epoch, ord: ord, name: name, after: cmd.From - min(cmd.From, 1), to: cmd.To, id: cmd.ID}
 	s.replayOn(r, c)
 }
 
@@ -239,12 +249,16 @@ func (s *shard) replayOn(r connRef, c *slot) {
 			s.replayed(r, c, p)
 			return
 		}
+		if s.g.hub.Epoch() != p.epoch {
+			p.miss(s, r, c, channel.WhyEpoch)
+			continue
+		}
 		if c.flags&(flagBlocked|flagFetching) != 0 || c.owes() {
 			return
 		}
 		b := s.replayBlock(p)
 		if b == nil {
-			s.fetch(r, c, p.name, p.after)
+			s.fetch(r, c, p.epoch, p.name, p.after)
 			return
 		}
 		span := b.Read(p.after, p.to)
@@ -268,15 +282,16 @@ func (s *shard) replayOn(r connRef, c *slot) {
 // replayBlock is a block at hand for a replay: from the log, which remembers
 // what is new, or from what was read of the stream; nil when there is none.
 func (s *shard) replayBlock(p *replay) *channel.Block {
-	if f := s.fresh; f != nil && f.channel == p.name && f.block != nil && f.block.After == p.after {
+	if f := s.fresh; f.is(p.epoch, p.name, p.after) {
 		return f.block
 	}
 	if ch := s.g.hub.Lookup(p.name); ch != nil {
-		if b := ch.Copy(p.after, p.to, pageBytes); b != nil {
+		// Looked at afterwards: a log is reborn before the epoch is said.
+		if b := ch.Copy(p.after, p.to, pageBytes); b != nil && !ch.Reborn(p.ord) && s.g.hub.Epoch() == p.epoch {
 			return b
 		}
 	}
-	return s.g.history.find(s.g.hub.Epoch(), p.name, p.after)
+	return s.g.history.find(p.epoch, p.name, p.after)
 }
 
 // writeReplay writes a block's span. What the socket doesn't take of its last

@@ -361,7 +361,9 @@ func (s *shard) unsub(r connRef, c *slot, cmd *wire.Command) {
 	frame := ack.Done()
 	s.wbuf = frame[:0]
 	s.settle(c)
-	s.send(r, c, frame)
+	if s.send(r, c, frame) {
+		s.catchUp(r) // what a wildcard goes on with in another variant
+	}
 }
 
 // unsubOne takes the channel's own subscription back; a wildcard that matches

@@ -65,7 +65,10 @@ func (s *shard) sweep(r connRef, c *slot) {
 	c.control = 0
 	s.refill(c)
 	if c.flags&flagConflated != 0 {
-		s.calmed(c)
+		s.calmed(r, c)
+		if c = s.slots.get(r); c == nil || c.state != stateOpen {
+			return
+		}
 	}
 	if c.ext != nil && c.ext.timed && s.now-c.ext.since >= s.patience(cfg.FrameTimeout) {
 		s.g.count.FrameTimeouts.Add(1)

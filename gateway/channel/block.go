@@ -129,6 +129,7 @@ func (ch *Channel) Copy(after, to uint64, max int) *Block {
 		return nil
 	}
 	b := &Block{After: after, Through: to}
+	head := after // the channel's head before the entry looked at
 	for len(b.buf) < max {
 		span, ok := ch.Read(ord)
 		if !ok {
@@ -138,9 +139,6 @@ func (ch *Channel) Copy(after, to uint64, max int) *Block {
 			return b
 		}
 		for i, seq := range span.seqs {
-			if seq > to {
-				return b
-			}
 			if len(b.buf) >= max {
 				b.Through = b.seqs[len(b.seqs)-1]
 				return b
@@ -149,9 +147,18 @@ func (ch *Channel) Copy(after, to uint64, max int) *Block {
 			if i+1 < len(span.offs) {
 				end = int(span.offs[i+1] - span.base)
 			}
-			if frame := span.Bytes[span.offs[i]-span.base : end]; seq > after && wire.IsContent(frame) {
+			frame := span.Bytes[span.offs[i]-span.base : end]
+			switch {
+			case seq > to && wire.IsGap(frame) && head < to:
+				// A hole that begins in the range and ends behind it.
+				b.add(to, func(dst []byte) []byte { return wire.AppendGap(dst, ch.Name, head, to+1, WhyBroker) })
+				return b
+			case seq > to:
+				return b
+			case seq > after && wire.IsContent(frame):
 				b.add(seq, func(dst []byte) []byte { return append(dst, frame...) })
 			}
+			head = seq
 		}
 		ord = span.Next
 	}

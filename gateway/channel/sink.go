@@ -21,10 +21,7 @@ func (h *Hub) Open(epoch string, head uint64) {
 	h.write.Lock()
 	defer h.write.Unlock()
 	h.now = h.cfg.Now()
-	h.mu.Lock()
-	old := h.epoch
-	h.epoch = epoch
-	h.mu.Unlock()
+	old := h.Epoch()
 	if old == epoch {
 		return
 	}
@@ -32,6 +29,10 @@ func (h *Hub) Open(epoch string, head uint64) {
 	h.base.Store(head)
 	h.hole = 0
 	h.beginEpoch(old != "", head)
+	// Last: who reads the new epoch finds every log reborn.
+	h.mu.Lock()
+	h.epoch = epoch
+	h.mu.Unlock()
 }
 
 // Live implements broker.Sink: those who were told that what they see may be

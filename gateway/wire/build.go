@@ -107,8 +107,12 @@ func AppendMsgSkip(dst, msg []byte, skip uint64) (begun, tail []byte) {
 // IsContent reports whether a frame of a channel is a message or a gap, and not
 // word of how fresh the channel is.
 func IsContent(frame []byte) bool {
-	payload := frame[payloadAt(frame):]
-	return bytes.HasPrefix(payload, []byte(`{"t":"msg"`)) || bytes.HasPrefix(payload, []byte(`{"t":"gap"`))
+	return bytes.HasPrefix(frame[payloadAt(frame):], []byte(`{"t":"msg"`)) || IsGap(frame)
+}
+
+// IsGap reports whether a frame is a gap.
+func IsGap(frame []byte) bool {
+	return bytes.HasPrefix(frame[payloadAt(frame):], []byte(`{"t":"gap"`))
 }
 
 // payloadAt is where the payload of an unmasked frame begins.
