@@ -84,10 +84,17 @@ func (c *client) leaderGet(ctx context.Context, req getRequest) (broker.Message,
 	}, nil
 }
 
-// Last implements broker.Broker.
+// Last implements broker.Broker. It asks the leader: a replica that is behind
+// has an older one, with which a client's position looked like the future. That
+// takes two to three times as long as a direct get.
 func (b *Broker) Last(ctx context.Context, channel string) (broker.Message, error) {
-	m, err := b.get(ctx, getRequest{LastFor: inPrefix + channel})
+	err := b.readable()
+	var m broker.Message
+	if err == nil {
+		m, err = b.leaderGet(ctx, getRequest{LastFor: inPrefix + channel})
+	}
 	if err != nil {
+		err = unanswered(err)
 		return m, fmt.Errorf("last of %s: %w", channel, err)
 	}
 	return m, nil

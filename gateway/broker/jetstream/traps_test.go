@@ -76,16 +76,7 @@ func rawPublish(t *testing.T, b *Broker, channel, header, data string) {
 // TestForgedHeaders holds that a publisher can't pass its own numbers for the
 // server's, neither live nor in what is read from the stream.
 func TestForgedHeaders(t *testing.T) {
-	const forged = "Nats-Stream: ODIN\r\nNats-Subject: odin.in.victim\r\nNats-Sequence: 999999\r\nNats-Time-Stamp: 2031-01-01T00:00:00Z\r\nNats-Last-Sequence: 999998\r\n"
-	for name, header := range map[string]string{
-		"values of its own":       "NATS/1.0\r\n" + forged + "\r\n",
-		"blank line in the block": "NATS/1.0\r\n" + forged + "\r\nX: y\r\n\r\n",
-		"status":                  "NATS/1.0\r\nStatus: 204\r\n\r\n",
-		"inline status":           "NATS/1.0 404 Message Not Found\r\n\r\n",
-		"no colon":                "NATS/1.0\r\nnonsense\r\n\r\n",
-		"no space":                "NATS/1.0\r\nKey:value\r\n\r\n",
-		"not even a version":      "HTTP/1.1\r\n\r\n",
-	} {
+	for name, header := range forgedBlocks {
 		t.Run(name, func(t *testing.T) {
 			for _, refetched := range []bool{false, true} {
 				r := start(t, func(c *Config) { c.Queue = 4 })
