@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/nats-io/nats.go"
+
 	"github.com/odin-ws/odin/gateway/broker"
 )
 
@@ -85,10 +87,10 @@ func (b *Broker) channels(ctx context.Context, prefix string, limit int) ([]brok
 // subjectList is the part of a STREAM.INFO answer that lists subjects, sorted
 // by name from an offset on.
 type subjectList struct {
-	group
-	Total int `json:"total"`
-	Limit int `json:"limit"`
-	State struct {
+	Cluster *nats.ClusterInfo `json:"cluster"`
+	Total   int               `json:"total"`
+	Limit   int               `json:"limit"`
+	State   struct {
 		LastSeq  uint64            `json:"last_seq"`
 		Subjects map[string]uint64 `json:"subjects"` // how many messages each has
 	} `json:"state"`
@@ -100,7 +102,7 @@ func (c *client) subjects(ctx context.Context, filter string, offset int) (l sub
 		Offset int    `json:"offset"`
 	}{filter, offset}
 	if err = c.api(ctx, "STREAM.INFO."+streamName, req, &l); err == nil {
-		err = l.leaderless()
+		err = leaderless(l.Cluster)
 	}
 	return l, err
 }

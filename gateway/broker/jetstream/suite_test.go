@@ -143,7 +143,7 @@ func dial(t testing.TB, url string, opts ...nats.Option) *nats.Conn {
 }
 
 func dialEmbedded(t testing.TB, b *Broker) *nats.Conn {
-	return dial(t, "", nats.InProcessServer(b.emb))
+	return dial(t, "", nats.InProcessServer(b.emb), nats.UserInfoHandler(b.emb.userInfo))
 }
 
 // outside is a nats-server as an operator runs it, on TCP.
