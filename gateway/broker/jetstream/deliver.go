@@ -143,11 +143,7 @@ func (d *delivery) take(ctx context.Context, m *nats.Msg) error {
 	}
 	if !ok || st.subject[min(len(inPrefix), len(st.subject)):] != channel {
 		// Its number will be missing; the next message or the audit shows it.
-		d.suspect = true
-		if len(d.live) == 0 {
-			return d.audit(ctx, true)
-		}
-		return nil
+		return d.doubt(ctx)
 	}
 	if st.time < d.created {
 		d.b.counters.duplicates.Add(1) // of an earlier life, still in the channel
@@ -155,11 +151,18 @@ func (d *delivery) take(ctx context.Context, m *nats.Msg) error {
 	}
 	if st.seq <= d.last && st.time > d.lastTime || st.seq > d.last+1 {
 		// Either another life of the stream or a hole: ask before judging.
-		if err := d.sameLife(ctx); err != nil {
-			if errors.Is(err, errNewLife) {
-				return d.take(ctx, m)
-			}
+		in, err := d.look(ctx)
+		if errors.Is(err, errNewLife) {
+			return d.take(ctx, m)
+		}
+		if err != nil {
 			return err
+		}
+		if st.seq > in.last {
+			// The stream doesn't have it: someone else wrote to odin.out, or a new
+			// leader has yet to catch up with itself. If it is real the audits find it.
+			d.b.cfg.Log.Debug("a message the stream doesn't have", "seq", st.seq, "last", in.last)
+			return d.doubt(ctx)
 		}
 	}
 	switch {
@@ -175,6 +178,16 @@ func (d *delivery) take(ctx context.Context, m *nats.Msg) error {
 		}
 	}
 	d.deliver(&broker.Message{Channel: channel, Seq: st.seq, Prev: st.prev, Time: st.time / 1e6, Data: m.Data}, st.time)
+	return nil
+}
+
+// doubt is for a live message that can't be used: it may stand for one that is
+// missing.
+func (d *delivery) doubt(ctx context.Context) error {
+	d.suspect = true
+	if len(d.live) == 0 {
+		return d.audit(ctx, true)
+	}
 	return nil
 }
 

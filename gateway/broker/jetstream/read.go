@@ -108,3 +108,16 @@ func (b *Broker) Get(ctx context.Context, channel string, from uint64) (broker.M
 	}
 	return m, nil
 }
+
+// Stream implements broker.Broker.
+func (b *Broker) Stream(ctx context.Context) (broker.StreamState, error) {
+	err := b.readable()
+	var in info
+	if err == nil {
+		in, err = b.streamState(ctx)
+	}
+	if err != nil {
+		return broker.StreamState{}, fmt.Errorf("the stream's state: %w", unanswered(err))
+	}
+	return broker.StreamState{Epoch: in.epoch, First: in.first, Last: in.last}, nil
+}

@@ -12,7 +12,6 @@ const (
 	fetchBatch = 1000    // messages one batched direct get asks for; with a witness less than the server's 1024 for multi_last
 	fetchBytes = 4 << 20 // bytes it asks for; well under the server's max_pending
 	lagRetry   = 50 * time.Millisecond
-	lagGrace   = 5 * time.Second // a leader that lacks what was republished is given this long
 )
 
 // got is one message read from the stream.
@@ -73,7 +72,7 @@ func (d *delivery) fetch(ctx context.Context, from, before uint64) ([]got, error
 // settle asks the stream's leader for the message after last. It returns the
 // message, or none when that and more is gone, which the Sink has then heard.
 func (d *delivery) settle(ctx context.Context, before uint64) ([]got, error) {
-	deadline := time.Now().Add(lagGrace)
+	deadline := time.Now().Add(d.b.cfg.lagGrace)
 	for {
 		if err := d.sameLife(ctx); err != nil {
 			return nil, err

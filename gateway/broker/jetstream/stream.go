@@ -2,7 +2,6 @@ package jetstream
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"reflect"
@@ -134,18 +133,6 @@ func leaderless(c *nats.ClusterInfo) error {
 		return fmt.Errorf("%w: the stream's leader hears %d of %d replicas", broker.ErrDown, here, all)
 	}
 	return nil
-}
-
-// Stream implements broker.Broker.
-func (b *Broker) Stream(ctx context.Context) (broker.StreamState, error) {
-	if err := b.refusal(); err != nil && !errors.Is(err, broker.ErrFull) {
-		return broker.StreamState{}, err
-	}
-	in, _, err := b.streamInfo(ctx)
-	if err != nil {
-		return broker.StreamState{}, fmt.Errorf("the stream's state: %w", unanswered(err))
-	}
-	return broker.StreamState{Epoch: in.epoch, First: in.first, Last: in.last}, nil
 }
 
 // ensureStream creates the stream or makes an existing one as it should be,
