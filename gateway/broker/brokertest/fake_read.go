@@ -103,3 +103,13 @@ func (f *Fake) Channels(_ context.Context, prefix string, limit int) ([]broker.C
 	}
 	return heads, nil
 }
+
+// Stream implements broker.Broker.
+func (f *Fake) Stream(context.Context) (broker.StreamState, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.usable(); err != nil {
+		return broker.StreamState{}, err
+	}
+	return broker.StreamState{Epoch: f.epoch(f.life), First: f.first, Last: f.last()}, nil
+}

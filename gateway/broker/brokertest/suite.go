@@ -49,6 +49,7 @@ func Run(t *testing.T, mk func(t *testing.T) Harness) {
 		{"history of a recreated stream", historyRecreated},
 		{"history while down", historyWhileDown},
 		{"history while others publish", historyConcurrent},
+		{"the stream's state", streamState},
 		{"channels", channels},
 		{"many channels", manyChannels},
 		{"cancelled context", cancelled},

@@ -113,6 +113,38 @@ func historyPages(t *testing.T, r *rig) {
 	}
 }
 
+// stream asks how far the stream goes, or fails the test.
+func (r *rig) stream() broker.StreamState {
+	r.t.Helper()
+	s, err := r.Broker.Stream(r.ctx())
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return s
+}
+
+func streamState(t *testing.T, r *rig) {
+	r.start()
+	open := r.sink.Opens()[0]
+	if s, want := r.stream(), (broker.StreamState{Epoch: open.Epoch, First: 1}); s != want {
+		t.Errorf("empty: %+v, want %+v", s, want)
+	}
+	last := r.publishMany(10)[9].Seq
+	if s, want := r.stream(), (broker.StreamState{Epoch: open.Epoch, First: 1, Last: last}); s != want {
+		t.Errorf("%+v, want %+v", s, want)
+	}
+	if r.Evict != nil {
+		r.Evict(4)
+		if s, want := r.stream(), (broker.StreamState{Epoch: open.Epoch, First: 4, Last: last}); s != want {
+			t.Errorf("evicted: %+v, want %+v", s, want)
+		}
+		r.Evict(last + 1)
+		if s, want := r.stream(), (broker.StreamState{Epoch: open.Epoch, First: last + 1, Last: last}); s != want {
+			t.Errorf("all evicted: %+v, want %+v", s, want)
+		}
+	}
+}
+
 func historyOfNothing(t *testing.T, r *rig) {
 	r.start()
 	p := r.history(broker.HistoryRequest{Channel: "a", To: 100, Messages: 10, Bytes: 1000})
@@ -273,6 +305,9 @@ func historyWhileDown(t *testing.T, r *rig) {
 		}
 		if hs, err := r.Broker.Channels(r.ctx(), "", 10); !errors.Is(err, broker.ErrDown) {
 			t.Errorf("channels %s: %v, %v", when, hs, err)
+		}
+		if s, err := r.Broker.Stream(r.ctx()); !errors.Is(err, broker.ErrDown) {
+			t.Errorf("stream %s: %v, %v", when, s, err)
 		}
 		r.quickly("refusing", since)
 	}

@@ -127,15 +127,15 @@ func (b *Broker) Counters() broker.Counters {
 	}
 }
 
-// ClientURL is where the embedded server takes clients, "" when it listens
-// nowhere or runs elsewhere.
+// ClientURL is where the embedded server takes clients, "" when it takes none or
+// runs elsewhere.
 func (b *Broker) ClientURL() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.emb == nil {
 		return ""
 	}
-	if srv := b.emb.server(); srv != nil && srv.Addr() != nil {
+	if srv := b.emb.server(); srv != nil && srv.Addr() != nil && !b.emb.login().private {
 		return srv.ClientURL()
 	}
 	return ""

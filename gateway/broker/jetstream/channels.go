@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/nats-io/nats.go"
+
 	"github.com/odin-ws/odin/gateway/broker"
 )
 
@@ -17,9 +19,10 @@ const (
 	// beyondAll is an offset into a list of subjects that gets none of them, only
 	// how many there are.
 	beyondAll = 1 << 31
-	// witnessTries is how often replicas are asked before the leader is asked for
-	// each channel by itself, some 60 µs each.
-	witnessTries = 3
+	// witnessTries is how often replicas are asked for what one that is behind
+	// wouldn't know, and witnessPause how long in between.
+	witnessTries = 8
+	witnessPause = 25 * time.Millisecond
 )
 
 // Channels implements broker.Broker.
@@ -84,10 +87,10 @@ func (b *Broker) channels(ctx context.Context, prefix string, limit int) ([]brok
 // subjectList is the part of a STREAM.INFO answer that lists subjects, sorted
 // by name from an offset on.
 type subjectList struct {
-	group
-	Total int `json:"total"`
-	Limit int `json:"limit"`
-	State struct {
+	Cluster *nats.ClusterInfo `json:"cluster"`
+	Total   int               `json:"total"`
+	Limit   int               `json:"limit"`
+	State   struct {
 		LastSeq  uint64            `json:"last_seq"`
 		Subjects map[string]uint64 `json:"subjects"` // how many messages each has
 	} `json:"state"`
@@ -99,7 +102,7 @@ func (c *client) subjects(ctx context.Context, filter string, offset int) (l sub
 		Offset int    `json:"offset"`
 	}{filter, offset}
 	if err = c.api(ctx, "STREAM.INFO."+streamName, req, &l); err == nil {
-		err = l.leaderless()
+		err = leaderless(l.Cluster)
 	}
 	return l, err
 }
@@ -125,13 +128,17 @@ func (b *Broker) lastOf(ctx context.Context, unknown map[string]bool, newest uin
 				break
 			}
 		}
-		last, err := b.lastOfBatch(ctx, ask, witness)
+		if err := b.gets.reading.Acquire(ctx, pageBytes); err != nil {
+			return nil, err
+		}
+		last, err := b.provenLast(ctx, ask, 0, pageBytes, witness)
+		b.gets.reading.Release(pageBytes)
 		if err != nil {
 			return nil, err
 		}
 		for _, s := range ask {
 			seq := last[s]
-			if seq == 0 { // no replica could say
+			if seq == 0 { // no replica could say; some 100 µs each
 				m, err := b.leaderGet(ctx, getRequest{LastFor: s})
 				if err != nil && !errors.Is(err, broker.ErrNotFound) {
 					return nil, err
@@ -146,29 +153,26 @@ func (b *Broker) lastOf(ctx context.Context, unknown map[string]bool, newest uin
 	return heads, nil
 }
 
-// lastOfBatch asks for the last sequences of subjects until a replica also
-// shows witness, or a newer message of its channel. It gives up soon, with
-// nothing: the replicas may be behind for long, or witness may be unreadable
-// for its publisher's headers.
-func (b *Broker) lastOfBatch(ctx context.Context, subjects []string, witness broker.Message) (map[string]uint64, error) {
+// provenLast reads the last sequence up to upTo (0: of all) of each of the
+// subjects, at most 1000, from a replica that also shows witness or a newer
+// message of its channel, so isn't behind. It gives up soon, with nothing: the
+// replicas may be behind for long, or witness be unreadable for its publisher's
+// headers.
+func (c *client) provenLast(ctx context.Context, subjects []string, upTo uint64, bytes int, witness broker.Message) (map[string]uint64, error) {
 	if isWild(witness.Channel) {
 		return nil, nil
 	}
-	if err := b.gets.reading.Acquire(ctx, pageBytes); err != nil {
-		return nil, err
-	}
-	defer b.gets.reading.Release(pageBytes)
 	ask := append(subjects[:len(subjects):len(subjects)], inPrefix+witness.Channel) // the same twice counts once
 	for range witnessTries {
 		last := make(map[string]uint64, len(ask))
-		err := b.lastBefore(ctx, ask, 0, pageBytes, func(m *broker.Message) { last[inPrefix+m.Channel] = m.Seq })
+		err := c.lastBefore(ctx, ask, upTo, bytes, func(m *broker.Message) { last[inPrefix+m.Channel] = m.Seq })
 		if err != nil || last[inPrefix+witness.Channel] >= witness.Seq {
 			return last, err
 		}
 		select {
-		case <-time.After(lagRetry):
+		case <-time.After(witnessPause):
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			return nil, context.Cause(ctx)
 		}
 	}
 	return nil, nil

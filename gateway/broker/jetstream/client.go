@@ -87,8 +87,8 @@ func (c *client) options(ctx context.Context, role string, onDown func(error), o
 	}
 	if c.emb != nil {
 		opts = append(opts, nats.InProcessServer(c.emb))
-		if user, _ := c.emb.login(); user != "" {
-			opts = append(opts, nats.UserInfoHandler(c.emb.login)) // anew after each restart
+		if c.emb.login().user != "" {
+			opts = append(opts, nats.UserInfoHandler(c.emb.userInfo)) // anew after each restart
 		}
 	}
 	if c.cfg.Credentials != "" {

@@ -77,6 +77,13 @@ type Config struct {
 	// delivered (a new leader that hasn't caught up with itself) until it is
 	// believed. 10 s but in tests.
 	rollbackGrace time.Duration
+	// lagGrace is how long a leader is given that lacks what it says it has. 5 s
+	// but in tests.
+	lagGrace time.Duration
+	// growAfter is how long after the stream was opened its replicas are compared
+	// with the cluster's size; from then on twice as long each time, up to
+	// growEvery. 2 s but in tests.
+	growAfter time.Duration
 }
 
 // withDefaults fills what is unset and checks the rest.
@@ -113,6 +120,8 @@ func (c Config) withDefaults() (Config, error) {
 	orDefault(&c.Audit, DefaultAudit)
 	orDefault(&c.Ping, DefaultPing)
 	orDefault(&c.rollbackGrace, 10*time.Second)
+	orDefault(&c.lagGrace, 5*time.Second)
+	orDefault(&c.growAfter, 2*time.Second)
 	if c.Name == "" {
 		host, err := os.Hostname()
 		if err != nil {

@@ -35,8 +35,8 @@ func (c *client) createStream(ctx context.Context) (info, error) {
 		}
 	}
 	cfg := c.adjust(nats.StreamConfig{Name: streamName, Storage: nats.FileStorage, Replicas: 1})
-	if c.servers() >= 3 {
-		cfg.Replicas = 3
+	if c.servers() >= clusterReplicas {
+		cfg.Replicas = clusterReplicas
 	}
 	var si nats.StreamInfo
 	err := c.api(ctx, "STREAM.CREATE."+streamName, cfg, &si)

@@ -38,6 +38,11 @@ type delivery struct {
 	suspect   bool      // a live message had no readable stamp
 	silent    int       // audits in a row that got no answer
 	quietFrom uint64    // last at the tick before
+
+	// When the replicas are next compared with the cluster's size.
+	growAt    time.Time
+	growPause time.Duration
+	growErr   string // what was logged of the last attempt
 }
 
 func newDelivery(b *Broker) *delivery {
@@ -73,6 +78,8 @@ func (d *delivery) open(in info) {
 	b.setState(broker.State{Connected: true, Epoch: d.epoch})
 	b.sink.Open(d.epoch, d.last)
 	d.behind = in.last
+	d.growPause = b.cfg.growAfter
+	d.growAt = time.Now().Add(d.growPause)
 }
 
 // begin starts a life of the stream after sequence head.
@@ -136,11 +143,7 @@ func (d *delivery) take(ctx context.Context, m *nats.Msg) error {
 	}
 	if !ok || st.subject[min(len(inPrefix), len(st.subject)):] != channel {
 		// Its number will be missing; the next message or the audit shows it.
-		d.suspect = true
-		if len(d.live) == 0 {
-			return d.audit(ctx, true)
-		}
-		return nil
+		return d.doubt(ctx)
 	}
 	if st.time < d.created {
 		d.b.counters.duplicates.Add(1) // of an earlier life, still in the channel
@@ -148,11 +151,18 @@ func (d *delivery) take(ctx context.Context, m *nats.Msg) error {
 	}
 	if st.seq <= d.last && st.time > d.lastTime || st.seq > d.last+1 {
 		// Either another life of the stream or a hole: ask before judging.
-		if err := d.sameLife(ctx); err != nil {
-			if errors.Is(err, errNewLife) {
-				return d.take(ctx, m)
-			}
+		in, err := d.look(ctx)
+		if errors.Is(err, errNewLife) {
+			return d.take(ctx, m)
+		}
+		if err != nil {
 			return err
+		}
+		if st.seq > in.last {
+			// The stream doesn't have it: someone else wrote to odin.out, or a new
+			// leader has yet to catch up with itself. If it is real the audits find it.
+			d.b.cfg.Log.Debug("a message the stream doesn't have", "seq", st.seq, "last", in.last)
+			return d.doubt(ctx)
 		}
 	}
 	switch {
@@ -168,6 +178,16 @@ func (d *delivery) take(ctx context.Context, m *nats.Msg) error {
 		}
 	}
 	d.deliver(&broker.Message{Channel: channel, Seq: st.seq, Prev: st.prev, Time: st.time / 1e6, Data: m.Data}, st.time)
+	return nil
+}
+
+// doubt is for a live message that can't be used: it may stand for one that is
+// missing.
+func (d *delivery) doubt(ctx context.Context) error {
+	d.suspect = true
+	if len(d.live) == 0 {
+		return d.audit(ctx, true)
+	}
 	return nil
 }
 
@@ -233,7 +253,29 @@ func (d *delivery) tick(ctx context.Context) error {
 		}
 	}
 	d.quietFrom = d.last
+	d.grow(ctx)
 	return nil
+}
+
+// growEvery is how often the replicas are compared with the cluster's size in
+// the long run: servers join later.
+const growEvery = time.Minute
+
+// grow gives the stream more replicas if the cluster has become large enough.
+// That it can't be done is no reason to stop: the operator hears of it once.
+func (d *delivery) grow(ctx context.Context) {
+	if time.Now().Before(d.growAt) {
+		return
+	}
+	d.growPause = min(2*d.growPause, growEvery)
+	d.growAt = time.Now().Add(d.growPause)
+	err := d.b.growStream(ctx)
+	if err == nil {
+		d.growErr = ""
+	} else if ctx.Err() == nil && err.Error() != d.growErr {
+		d.growErr = err.Error()
+		d.b.cfg.Log.Warn("the stream keeps its replicas: there may be no room for more", "err", err)
+	}
 }
 
 // audit compares the stream with what was delivered. Behind now and at the
@@ -243,8 +285,8 @@ func (d *delivery) audit(ctx context.Context, now bool) error {
 	if errors.Is(err, errNewLife) {
 		return d.catchUp(ctx)
 	}
-	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil && d.silent < 2 {
-		d.silent++ // a disk that stalls for seconds; whether the server lives is the pings' affair
+	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil && d.silent < d.patience() {
+		d.silent++
 		return nil
 	}
 	if err != nil {
@@ -257,6 +299,16 @@ func (d *delivery) audit(ctx context.Context, now bool) error {
 		target, d.suspect = in.last, false
 	}
 	return d.fill(ctx, target+1)
+}
+
+// patience is how many audits in a row may stay without an answer. A disk can
+// stall for seconds, and whether the server lives is the pings' affair; but the
+// pings of one server say nothing of a stream whose leader is another.
+func (d *delivery) patience() int {
+	if d.b.servers() > 1 {
+		return 1
+	}
+	return 2
 }
 
 // checkRollback notices a stream that lost its end: restored from a backup, or

@@ -40,6 +40,7 @@
 //
 // # What it does not do
 //
-// It keeps no consumers, repairs no outside server's store, and doesn't shrink
-// or grow an existing stream's replicas. It needs nats-server 2.11 or later.
+// It keeps no consumers, repairs no outside server's store, and lowers no
+// stream's replicas: it raises them to three once the cluster has three servers.
+// It needs nats-server 2.11 or later.
 package jetstream

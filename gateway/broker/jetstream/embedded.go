@@ -32,7 +32,7 @@ type embedded struct {
 
 	mu          sync.Mutex
 	srv         *server.Server // guarded by mu; nil while repairing
-	user, pass  string         // guarded by mu; how the in-process client logs in, "" for no need
+	as          login          // guarded by mu
 	lastRestart time.Time      // owned by the delivery goroutine
 }
 
@@ -74,7 +74,7 @@ func lockDir(dir string) (*os.File, error) {
 
 // start starts a server and makes it the current one.
 func (e *embedded) start() error {
-	opts, user, pass, err := e.cfg.serverOptions()
+	opts, login, err := e.cfg.serverOptions()
 	if err != nil {
 		return err
 	}
@@ -83,6 +83,7 @@ func (e *embedded) start() error {
 		return fmt.Errorf("embedded nats-server: %w", err)
 	}
 	e.log.forget()
+	e.log.ownUser = login.private && len(opts.Users) == 1
 	srv.SetLogger(e.log, false, false)
 	srv.Start()
 	ready, why := false, ""
@@ -100,7 +101,7 @@ func (e *embedded) start() error {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.srv, e.user, e.pass = srv, user, pass
+	e.srv, e.as = srv, login
 	return nil
 }
 
@@ -114,10 +115,15 @@ func (e *embedded) InProcessConn() (net.Conn, error) {
 	return srv.InProcessConn()
 }
 
-func (e *embedded) login() (user, pass string) {
+func (e *embedded) login() login {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.user, e.pass
+	return e.as
+}
+
+func (e *embedded) userInfo() (user, pass string) {
+	l := e.login()
+	return l.user, l.pass
 }
 
 func (e *embedded) server() *server.Server {
@@ -126,12 +132,14 @@ func (e *embedded) server() *server.Server {
 	return e.srv
 }
 
-// peers is how many servers could hold a replica.
+// peers is how many servers could hold a replica, as far as this one knows.
 func (e *embedded) peers() int {
-	if srv := e.server(); srv != nil && srv.JetStreamIsClustered() {
-		return max(1, len(srv.JetStreamClusterPeers()))
+	srv := e.server()
+	if srv == nil || !srv.JetStreamIsClustered() {
+		return 1
 	}
-	return 1
+	// The first is exact, but known to the cluster's leader alone.
+	return max(1, len(srv.JetStreamClusterPeers()), len(srv.ActivePeers()))
 }
 
 // trouble says why the store takes no writes, nil when it does.

@@ -20,14 +20,20 @@ const (
 	headerRoom       = 16 << 10 // bytes of headers on top of MaxPayload
 )
 
+// login is how the in-process client gets in.
+type login struct {
+	user, pass string // "" for no need
+	private    bool   // there is a client port, and it is for nobody else
+}
+
 // serverOptions is the embedded server's configuration, and the login the
-// in-process client needs when ConfigFile has users.
-func (c Config) serverOptions() (opts *server.Options, user, pass string, err error) {
+// in-process client needs.
+func (c Config) serverOptions() (opts *server.Options, l login, err error) {
 	opts = &server.Options{Port: -1}
 	hasPort := false
 	if c.ConfigFile != "" {
 		if opts, err = server.ProcessConfigFile(c.ConfigFile); err != nil {
-			return nil, "", "", fmt.Errorf("nats-server configuration: %w", err)
+			return nil, l, fmt.Errorf("nats-server configuration: %w", err)
 		}
 		hasPort = opts.Port != 0 || opts.Host != ""
 	}
@@ -36,16 +42,23 @@ func (c Config) serverOptions() (opts *server.Options, user, pass string, err er
 	if c.Listen != "" {
 		host, port, err := net.SplitHostPort(c.Listen)
 		if err != nil {
-			return nil, "", "", fmt.Errorf("NATS listen address: %w", err)
+			return nil, l, fmt.Errorf("NATS listen address: %w", err)
 		}
 		opts.Host = host
 		if opts.Port, err = strconv.Atoi(port); err != nil {
-			return nil, "", "", fmt.Errorf("NATS listen address %q: the port isn't a number", c.Listen)
+			return nil, l, fmt.Errorf("NATS listen address %q: the port isn't a number", c.Listen)
 		}
 		if opts.Port == 0 {
 			opts.Port = server.RANDOM_PORT
 		}
 		opts.DontListen = false
+	}
+	l.private = opts.DontListen && opts.Cluster.Port != 0
+	if l.private {
+		// The server starts no routes before it takes clients: it does so where no
+		// other host reaches it, for no one but us.
+		opts.DontListen, opts.Host, opts.Port = false, "127.0.0.1", server.RANDOM_PORT
+		opts.Cluster.NoAdvertise = true
 	}
 	opts.JetStream = true
 	orDefault(&opts.ServerName, "odin-"+c.Name)
@@ -61,12 +74,13 @@ func (c Config) serverOptions() (opts *server.Options, user, pass string, err er
 		opts.JetStreamMaxStore = c.Retention + max(c.Retention/4, 64<<20)
 		opts.JetStreamMaxMemory = embeddedMemory
 	}
-	user, pass, err = c.login(opts)
-	return opts, user, pass, err
+	l.user, l.pass, err = c.login(opts, l.private)
+	return opts, l, err
 }
 
-// login adds a user of our own where opts would not let an anonymous client in.
-func (c Config) login(opts *server.Options) (user, pass string, err error) {
+// login adds a user of our own where opts would not let an anonymous client in,
+// or should not.
+func (c Config) login(opts *server.Options, private bool) (user, pass string, err error) {
 	switch {
 	case len(opts.TrustedOperators) > 0 || opts.Authorization != "":
 		return "", "", errors.New("nats-server configuration: operators and tokens don't work with the embedded server; use users, or run nats-server itself and name it with --nats-url")
@@ -75,7 +89,7 @@ func (c Config) login(opts *server.Options) (user, pass string, err error) {
 	case opts.Username != "":
 		opts.Users = append(opts.Users, &server.User{Username: opts.Username, Password: opts.Password})
 		opts.Username, opts.Password = "", ""
-	case len(opts.Users) == 0 && len(opts.Nkeys) == 0:
+	case len(opts.Users) == 0 && len(opts.Nkeys) == 0 && !private:
 		return "", "", nil
 	}
 	own := &server.User{Username: "odin-" + nuid.Next(), Password: nuid.Next() + nuid.Next()}

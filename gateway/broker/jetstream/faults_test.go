@@ -1,17 +1,23 @@
 package jetstream
 
 import (
+	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
 
 	"github.com/odin-ws/odin/gateway/broker"
 	"github.com/odin-ws/odin/gateway/broker/brokertest"
@@ -259,4 +265,124 @@ func TestNodesStartTogether(t *testing.T) {
 	for i := range n {
 		brokertest.Wait(t, "all arrive", func() bool { return sinks[i].Reached(n) })
 	}
+}
+
+// serverDir tells the test binary to be a nats-server over that directory.
+const serverDir = "ODIN_TEST_SERVER_DIR"
+
+// serverChild runs a nats-server, prints its URL and stays until its standard
+// input ends, as it does when its parent goes.
+func serverChild(dir string) {
+	srv, err := server.NewServer(&server.Options{
+		Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: dir, NoSigs: true, NoLog: true,
+	})
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	srv.Start()
+	if srv.ReadyForConnections(10 * time.Second) {
+		fmt.Println(srv.ClientURL())
+		_, _ = io.Copy(io.Discard, os.Stdin)
+	}
+	os.Exit(0)
+}
+
+// TestStopped: a nats-server that is stopped, not closed, is noticed within
+// 2 s; publishers are refused meanwhile, and what they weren't acked isn't there
+// later, unless they were told that it may be. It stops for 5 s, or as long as
+// ODIN_TEST_STOP says.
+func TestStopped(t *testing.T) {
+	pause := 5 * time.Second
+	if s := os.Getenv("ODIN_TEST_STOP"); s != "" {
+		var err error
+		if pause, err = time.ParseDuration(s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), serverDir+"="+t.TempDir())
+	cmd.Stderr = os.Stderr
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = cmd.Process.Signal(syscall.SIGCONT)
+		in.Close()
+		_ = cmd.Wait()
+	}()
+	url, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := start(t, func(c *Config) { c.URL, c.DataDir = strings.TrimSpace(url), "" })
+	acked, uncertain := map[uint64]string{}, map[string]bool{}
+	n := 0
+	publish := func() error {
+		n++
+		data := fmt.Sprint(n)
+		ack, err := r.Publish(t.Context(), broker.Publication{Channel: "a", Data: []byte(data)})
+		if err == nil {
+			acked[ack.Seq] = data
+		} else if errors.Is(err, broker.ErrUncertain) {
+			uncertain[data] = true
+		} else if !errors.Is(err, broker.ErrDown) {
+			t.Errorf("%v", err)
+		}
+		return err
+	}
+	for range 50 {
+		if err := publish(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	since := time.Now()
+	brokertest.Wait(t, "not connected", func() bool { return !r.State().Connected })
+	noticed := time.Since(since)
+	if noticed > 2*time.Second {
+		t.Errorf("noticed after %v", noticed)
+	}
+	refused := 0
+	for time.Since(since) < pause {
+		begun := time.Now()
+		if err := publish(); !errors.Is(err, broker.ErrDown) {
+			t.Errorf("while stopped: %v", err)
+		} else if d := time.Since(begun); d > 200*time.Millisecond {
+			t.Errorf("refused after %v", d)
+		}
+		refused++
+		time.Sleep(20 * time.Millisecond)
+	}
+	if err := cmd.Process.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	since = time.Now()
+	brokertest.Wait(t, "connected", func() bool { return r.State().Connected })
+	brokertest.Wait(t, "publishes are acked", func() bool { return publish() == nil })
+	back := time.Since(since)
+	if back > 10*time.Second {
+		t.Errorf("back after %v", back)
+	}
+	brokertest.Wait(t, "all arrive", func() bool { return r.sink.Reached(r.head.Load()) })
+	for _, m := range r.sink.Messages() {
+		if data := string(m.Data); acked[m.Seq] != data && !uncertain[data] {
+			t.Errorf("%d is %s, which was refused", m.Seq, data)
+		}
+		delete(acked, m.Seq)
+	}
+	if len(acked) != 0 || len(r.sink.Losses()) != 0 {
+		t.Errorf("not delivered: %v, losses %v", acked, r.sink.Losses())
+	}
+	t.Logf("stopped for %v: noticed after %v, %d publishes refused, %d uncertain, back %v after it went on", pause, noticed, refused, len(uncertain), back)
 }

@@ -84,10 +84,17 @@ func (c *client) leaderGet(ctx context.Context, req getRequest) (broker.Message,
 	}, nil
 }
 
-// Last implements broker.Broker.
+// Last implements broker.Broker. It asks the leader: a replica that is behind
+// has an older one, with which a client's position looked like the future. That
+// takes two to three times as long as a direct get.
 func (b *Broker) Last(ctx context.Context, channel string) (broker.Message, error) {
-	m, err := b.get(ctx, getRequest{LastFor: inPrefix + channel})
+	err := b.readable()
+	var m broker.Message
+	if err == nil {
+		m, err = b.leaderGet(ctx, getRequest{LastFor: inPrefix + channel})
+	}
 	if err != nil {
+		err = unanswered(err)
 		return m, fmt.Errorf("last of %s: %w", channel, err)
 	}
 	return m, nil
@@ -100,4 +107,17 @@ func (b *Broker) Get(ctx context.Context, channel string, from uint64) (broker.M
 		return m, fmt.Errorf("%s from %d: %w", channel, from, err)
 	}
 	return m, nil
+}
+
+// Stream implements broker.Broker.
+func (b *Broker) Stream(ctx context.Context) (broker.StreamState, error) {
+	err := b.readable()
+	var in info
+	if err == nil {
+		in, err = b.streamState(ctx)
+	}
+	if err != nil {
+		return broker.StreamState{}, fmt.Errorf("the stream's state: %w", unanswered(err))
+	}
+	return broker.StreamState{Epoch: in.epoch, First: in.first, Last: in.last}, nil
 }

@@ -9,10 +9,9 @@ import (
 )
 
 const (
-	fetchBatch = 1000    // messages one batched direct get asks for; 1024 is the server's bound for multi_last
+	fetchBatch = 1000    // messages one batched direct get asks for; with a witness less than the server's 1024 for multi_last
 	fetchBytes = 4 << 20 // bytes it asks for; well under the server's max_pending
 	lagRetry   = 50 * time.Millisecond
-	lagGrace   = 5 * time.Second // a leader that lacks what was republished is given this long
 )
 
 // got is one message read from the stream.
@@ -73,7 +72,7 @@ func (d *delivery) fetch(ctx context.Context, from, before uint64) ([]got, error
 // settle asks the stream's leader for the message after last. It returns the
 // message, or none when that and more is gone, which the Sink has then heard.
 func (d *delivery) settle(ctx context.Context, before uint64) ([]got, error) {
-	deadline := time.Now().Add(lagGrace)
+	deadline := time.Now().Add(d.b.cfg.lagGrace)
 	for {
 		if err := d.sameLife(ctx); err != nil {
 			return nil, err
@@ -108,7 +107,8 @@ func (d *delivery) settle(ctx context.Context, before uint64) ([]got, error) {
 
 // findPrevs sets Prev of the first message of each channel in the batch whose
 // predecessor isn't known: what the stream holds last before the batch. Those
-// without one keep 0. One request for the whole batch.
+// without one keep 0, and so do all if no replica shows that it isn't behind.
+// Two requests for the whole batch.
 func (d *delivery) findPrevs(ctx context.Context, batch []got) error {
 	if len(batch) == 0 || batch[0].msg.Seq == 1 {
 		return nil
@@ -117,7 +117,7 @@ func (d *delivery) findPrevs(ctx context.Context, batch []got) error {
 	var unknown []string
 	for i := range batch {
 		ch := batch[i].msg.Channel
-		if _, seen := firsts[ch]; seen || d.heads.get(ch) != 0 {
+		if _, seen := firsts[ch]; seen || d.heads.get(ch) != 0 || isWild(ch) {
 			continue
 		}
 		firsts[ch] = i
@@ -126,9 +126,17 @@ func (d *delivery) findPrevs(ctx context.Context, batch []got) error {
 	if len(unknown) == 0 {
 		return nil
 	}
-	return d.b.lastBefore(ctx, unknown, batch[0].msg.Seq-1, fetchBytes, func(m *broker.Message) {
-		if i, ok := firsts[m.Channel]; ok && m.Seq < batch[i].msg.Seq {
-			batch[i].msg.Prev = m.Seq
-		}
-	})
+	before := batch[0].msg.Seq - 1
+	witness, err := d.b.leaderGet(ctx, getRequest{Seq: before})
+	if errors.Is(err, broker.ErrNotFound) {
+		return nil // it has aged out, and with it all before it
+	}
+	if err != nil {
+		return err
+	}
+	last, err := d.b.provenLast(ctx, unknown, before, fetchBytes, witness)
+	for ch, i := range firsts {
+		batch[i].msg.Prev = last[inPrefix+ch]
+	}
+	return err
 }

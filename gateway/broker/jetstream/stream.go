@@ -2,7 +2,6 @@ package jetstream
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"reflect"
@@ -20,6 +19,15 @@ const (
 	inPrefix    = "odin.in."  // publishers send to it
 	outPrefix   = "odin.out." // the stream republishes to it
 	dedupWindow = 2 * time.Minute
+)
+
+const (
+	// clusterReplicas is how many replicas the stream has where there are as many
+	// servers.
+	clusterReplicas = 3
+	// quorumSilence is how long a replica may be silent towards the leader before
+	// it counts as gone; it answers every second.
+	quorumSilence = 4 * time.Second
 )
 
 // info is the part of the stream's state that delivery turns on.
@@ -84,20 +92,14 @@ func (c *client) streamInfo(ctx context.Context) (info, *nats.StreamInfo, error)
 	if err := c.api(ctx, "STREAM.INFO."+streamName, nil, &si); err != nil {
 		return info{}, nil, err
 	}
-	var g group
-	if si.Cluster != nil {
-		g.Cluster = &struct {
-			Leader string `json:"leader"`
-		}{si.Cluster.Leader}
-	}
-	return newInfo(&si), &si, g.leaderless()
+	return newInfo(&si), &si, leaderless(si.Cluster)
 }
 
 // streamState is streamInfo without what reads don't need, at half its cost.
 func (c *client) streamState(ctx context.Context) (info, error) {
 	var si struct {
-		group
-		Created time.Time `json:"created"`
+		Cluster *nats.ClusterInfo `json:"cluster"`
+		Created time.Time         `json:"created"`
 		Config  struct {
 			Metadata map[string]string `json:"metadata"`
 		} `json:"config"`
@@ -107,41 +109,34 @@ func (c *client) streamState(ctx context.Context) (info, error) {
 		return info{}, err
 	}
 	in := newInfo(&nats.StreamInfo{Created: si.Created, State: si.State, Config: nats.StreamConfig{Metadata: si.Config.Metadata}})
-	return in, si.leaderless()
+	return in, leaderless(si.Cluster)
 }
 
-// group is the part of a STREAM.INFO answer about the stream's servers; absent
-// from a server outside a cluster.
-type group struct {
-	Cluster *struct {
-		Leader string `json:"leader"`
-	} `json:"cluster"`
-}
-
-// leaderless is an error while the stream's replicas elect: any of them answers
-// then, and each only knows what it has itself.
-func (g *group) leaderless() error {
-	if g.Cluster != nil && g.Cluster.Leader == "" {
+// leaderless is an error while nobody can speak for the stream: its replicas
+// elect, and any of them answers with what it has itself; or its leader is cut
+// off from the others and doesn't know yet that they have another (the server
+// gives up that office after 10 s).
+func leaderless(c *nats.ClusterInfo) error {
+	if c == nil {
+		return nil // no cluster
+	}
+	if c.Leader == "" {
 		return fmt.Errorf("%w: the stream has no leader", broker.ErrDown)
+	}
+	here := 1
+	for _, r := range c.Replicas {
+		if !r.Offline && r.Active < quorumSilence { // 0 is one never heard of, as in the moments after its creation
+			here++
+		}
+	}
+	if all := len(c.Replicas) + 1; here <= all/2 {
+		return fmt.Errorf("%w: the stream's leader hears %d of %d replicas", broker.ErrDown, here, all)
 	}
 	return nil
 }
 
-// Stream implements broker.Broker.
-func (b *Broker) Stream(ctx context.Context) (broker.StreamState, error) {
-	if err := b.refusal(); err != nil && !errors.Is(err, broker.ErrFull) {
-		return broker.StreamState{}, err
-	}
-	in, _, err := b.streamInfo(ctx)
-	if err != nil {
-		return broker.StreamState{}, fmt.Errorf("the stream's state: %w", unanswered(err))
-	}
-	return broker.StreamState{Epoch: in.epoch, First: in.first, Last: in.last}, nil
-}
-
 // ensureStream creates the stream or makes an existing one as it should be,
-// and returns its state. Replicas and all else that is the operator's business
-// stay as they are.
+// and returns its state. What is the operator's business stays as it is.
 func (c *client) ensureStream(ctx context.Context) (info, error) {
 	in, si, err := c.streamInfo(ctx)
 	if isCode(err, codeStreamMissing) {
@@ -160,6 +155,25 @@ func (c *client) ensureStream(ctx context.Context) (info, error) {
 		return info{}, fmt.Errorf("the stream %s exists and can't be changed to what Odin needs: %w; delete it, or correct it with the nats tool", streamName, err)
 	}
 	return newInfo(&updated), nil
+}
+
+// growStream raises the stream's replicas to three if there are as many
+// servers. It never lowers them.
+func (c *client) growStream(ctx context.Context) error {
+	if c.servers() < clusterReplicas {
+		return nil
+	}
+	_, si, err := c.streamInfo(ctx)
+	if err != nil || si.Config.Replicas >= clusterReplicas {
+		return err
+	}
+	cfg := si.Config
+	cfg.Replicas = clusterReplicas
+	if err := c.api(ctx, "STREAM.UPDATE."+streamName, cfg, &nats.StreamInfo{}); err != nil {
+		return err
+	}
+	c.cfg.Log.Info("the stream has more replicas", "stream", streamName, "replicas", cfg.Replicas, "before", si.Config.Replicas)
+	return nil
 }
 
 // adjust returns s with the settings that are ours.

@@ -21,6 +21,9 @@ func TestMain(m *testing.M) {
 	if dir := os.Getenv(crashDir); dir != "" {
 		crashChild(dir)
 	}
+	if dir := os.Getenv(serverDir); dir != "" {
+		serverChild(dir)
+	}
 	goleak.VerifyTestMain(m)
 }
 
@@ -143,7 +146,7 @@ func dial(t testing.TB, url string, opts ...nats.Option) *nats.Conn {
 }
 
 func dialEmbedded(t testing.TB, b *Broker) *nats.Conn {
-	return dial(t, "", nats.InProcessServer(b.emb))
+	return dial(t, "", nats.InProcessServer(b.emb), nats.UserInfoHandler(b.emb.userInfo))
 }
 
 // outside is a nats-server as an operator runs it, on TCP.
@@ -154,12 +157,15 @@ type outside struct {
 	srv  *server.Server
 }
 
-func startOutside(t testing.TB) *outside {
+func startOutside(t testing.TB, change ...func(*server.Options)) *outside {
 	t.Helper()
 	o := &outside{t: t, opts: server.Options{
 		ServerName: "outside", Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true,
 		StoreDir: t.TempDir(), NoSigs: true, NoLog: true,
 	}}
+	for _, c := range change {
+		c(&o.opts)
+	}
 	o.start()
 	t.Cleanup(func() { o.stop() })
 	return o

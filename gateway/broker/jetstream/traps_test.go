@@ -1,11 +1,40 @@
 package jetstream
 
+// What JetStream doesn't say of itself, and the test that holds how it is met.
+// "Suite" is brokertest, which every broker here passes; what a node makes of
+// it for its clients is held in gateway and gateway/channel.
+//
+//	epoch is the creation time: survives restart and update   TestStreamAsFound, TestReplicasGrow
+//	  … and a change of leader                                TestTrio, TestTrioKill9
+//	  … compared before a number is judged a late copy        TestLateCopies, suite: recreated stream
+//	  … but a restored backup keeps it                        TestStreamLostItsEnd
+//	stream deleted and made anew: new epoch, nothing old      suite: recreated stream, recreated while stopped
+//	Nats-Last-Sequence is 0 after MaxAge                      TestPrevAfterMaxAge, suite: evicted predecessor
+//	stored messages carry no prev                             TestRefillReplicaBehind, suite: blocked sink, history …
+//	a publisher's own Nats-* headers come first               TestForgedHeaders, TestForgedHistory, TestLastForgedMessage
+//	a position that is gone shows in First                    suite: history after eviction
+//	a replica may be behind                                   TestReplicaBehind, TestRefillReplicaBehind, TestLeaderPrev
+//	a leader may be none, or cut off from the others          TestLeaderless, TestTrioAlone
+//	failover repeats, reorders or loses republishes           TestLateCopies, TestPhantom, TestClusterLeaderKilled, TestTrioKill9
+//	the last message of a burst gets lost                     TestLastForgedMessage, suite: blocked sink
+//	retention overtakes a slow reader                         suite: evicted while blocked
+//	Nats-Msg-Id is one window for the whole stream            TestMessageIDs, suite: deduplication by key
+//	stored messages may be anything: not JSON, not UTF-8      suite: any bytes
+//	  … larger than we publish or fetch at once               TestStoredTooBig
+//	acked is not synced, but survives kill -9                 TestKill9, TestTrioKill9
+//	broker away: refused at once, nothing buffers             suite: stop and restart, history while down; TestFrozen, TestStopped
+//	a full store refuses until it is opened anew              TestDiskFull
+//	two creations at once make two streams over one store     TestNodesStartTogether
+//	a stream's own limits by subject cost its memory          TestStreamAsFound (MaxMsgsPerSubject stays off)
+
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 
 	"github.com/odin-ws/odin/gateway/broker"
@@ -76,16 +105,7 @@ func rawPublish(t *testing.T, b *Broker, channel, header, data string) {
 // TestForgedHeaders holds that a publisher can't pass its own numbers for the
 // server's, neither live nor in what is read from the stream.
 func TestForgedHeaders(t *testing.T) {
-	const forged = "Nats-Stream: ODIN\r\nNats-Subject: odin.in.victim\r\nNats-Sequence: 999999\r\nNats-Time-Stamp: 2031-01-01T00:00:00Z\r\nNats-Last-Sequence: 999998\r\n"
-	for name, header := range map[string]string{
-		"values of its own":       "NATS/1.0\r\n" + forged + "\r\n",
-		"blank line in the block": "NATS/1.0\r\n" + forged + "\r\nX: y\r\n\r\n",
-		"status":                  "NATS/1.0\r\nStatus: 204\r\n\r\n",
-		"inline status":           "NATS/1.0 404 Message Not Found\r\n\r\n",
-		"no colon":                "NATS/1.0\r\nnonsense\r\n\r\n",
-		"no space":                "NATS/1.0\r\nKey:value\r\n\r\n",
-		"not even a version":      "HTTP/1.1\r\n\r\n",
-	} {
+	for name, header := range forgedBlocks {
 		t.Run(name, func(t *testing.T) {
 			for _, refetched := range []bool{false, true} {
 				r := start(t, func(c *Config) { c.Queue = 4 })
@@ -239,5 +259,113 @@ func TestRepublishHeaders(t *testing.T) {
 		if !ok || st != want || time.Since(time.Unix(0, st.time)).Abs() > time.Minute {
 			t.Errorf("stamp %+v, %v", st, ok)
 		}
+	}
+}
+
+// TestLateCopies: what is republished twice, or arrives from an earlier life of
+// the stream, is delivered once or not at all.
+func TestLateCopies(t *testing.T) {
+	r := start(t, nil)
+	sub, err := r.nc.SubscribeSync(outPrefix + ">")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.nc.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	var copies []*nats.Msg
+	for i := range 5 {
+		r.put(t, fmt.Sprintf("c%d", i%2), `"old"`)
+		m, err := sub.NextMsg(5 * time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		copies = append(copies, &nats.Msg{Subject: m.Subject, Header: m.Header, Data: m.Data})
+	}
+	send := func() {
+		t.Helper()
+		before := r.Counters().Duplicates
+		for _, m := range copies {
+			if err := r.nc.PublishMsg(m); err != nil {
+				t.Fatal(err)
+			}
+		}
+		brokertest.Wait(t, "the copies are seen", func() bool { return r.Counters().Duplicates >= before+uint64(len(copies)) })
+	}
+	send()
+	if ack := r.put(t, "c0", `"next"`); ack.Seq != 6 {
+		t.Errorf("%+v", ack)
+	}
+	brokertest.Wait(t, "it arrives", func() bool { return r.sink.Reached(6) })
+	recreate(t, r.js)
+	ack := r.put(t, "new", `"new"`)
+	brokertest.Wait(t, "the new life", func() bool { return r.State().Epoch == ack.Epoch && r.sink.Reached(ack.Seq) })
+	send() // numbers that are free in the new life
+	ack = r.put(t, "new", `"newer"`)
+	brokertest.Wait(t, "it arrives", func() bool { return r.sink.Reached(ack.Seq) })
+	for _, m := range r.sink.Messages() {
+		if m.Channel != "new" {
+			t.Errorf("delivered in the new life: %+v", m)
+		}
+	}
+	if len(r.sink.Losses()) != 0 {
+		t.Errorf("losses %v", r.sink.Losses())
+	}
+}
+
+// TestPhantom: a republish of something the stream doesn't have costs nothing
+// that it has.
+func TestPhantom(t *testing.T) {
+	r := start(t, func(c *Config) { c.lagGrace = 100 * time.Millisecond })
+	last := r.put(t, "a", `1`).Seq
+	for i := range uint64(3) {
+		phantom := &nats.Msg{Subject: outPrefix + "a", Data: []byte(`"phantom"`), Header: nats.Header{
+			hdrStream: {streamName}, hdrSubject: {inPrefix + "a"}, hdrSequence: {fmt.Sprint(last + 1000 + i)},
+			hdrTime: {time.Now().UTC().Format(time.RFC3339Nano)}, hdrPrev: {fmt.Sprint(last)},
+		}}
+		if err := r.nc.PublishMsg(phantom); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(3 * r.cfg.lagGrace) // in which nothing comes that would prove the stream alive
+		last = r.put(t, "a", `2`).Seq
+		brokertest.Wait(t, "what is real arrives", func() bool { return r.sink.Reached(last) })
+	}
+	if ms := r.sink.Messages(); len(ms) != 4 || len(r.sink.Losses()) != 0 || r.State().Head != last {
+		t.Errorf("%d messages, losses %v, head %d, last %d", len(ms), r.sink.Losses(), r.State().Head, last)
+	}
+}
+
+// TestStoredTooBig: what a native publisher stored is delivered, fetched and
+// read, however large; only our own publishes are held to MaxPayload.
+func TestStoredTooBig(t *testing.T) {
+	out := startOutside(t, func(o *server.Options) { o.MaxPayload = 8 << 20 })
+	r := start(t, func(c *Config) {
+		c.URL, c.DataDir, c.MaxPayload, c.Queue, c.Ping = out.url, "", 64<<10, 1, 5*time.Second
+	})
+	big := make([]byte, fetchBytes+1)
+	if _, err := r.Publish(t.Context(), broker.Publication{Channel: "a", Data: big}); !errors.Is(err, broker.ErrTooLarge) {
+		t.Errorf("our own: %v", err)
+	}
+	r.put(t, "a", `1`)
+	brokertest.Wait(t, "it arrives", func() bool { return r.sink.Reached(1) })
+	unblock := r.sink.Block()
+	for range 3 {
+		r.put(t, "b", `2`) // so that the queue overflows
+	}
+	for range 2 {
+		inject(t, r.js, &nats.Msg{Subject: inPrefix + "a", Data: big})
+	}
+	last := r.put(t, "a", `3`).Seq
+	unblock()
+	brokertest.Wait(t, "all arrive", func() bool { return r.sink.Reached(last) })
+	ms := r.sink.Messages()
+	if len(ms) != 7 || len(ms[4].Data) != len(big) || len(ms[5].Data) != len(big) || len(r.sink.Losses()) != 0 || r.Counters().Refetched == 0 {
+		t.Errorf("%d messages, losses %v, %+v", len(ms), r.sink.Losses(), r.Counters())
+	}
+	if got := fmt.Sprint(r.walk(t, "a", 1, 0, 10)); got != "[1 5 6 7]" {
+		t.Errorf("history %s", got)
+	}
+	if hs, err := r.Channels(t.Context(), "", 10); err != nil || len(hs) != 2 {
+		t.Errorf("channels %v, %v", hs, err)
 	}
 }
