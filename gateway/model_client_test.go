@@ -294,7 +294,7 @@ func (c *modelClient) replayed(f frame, raw []byte) bool {
 	}
 	cmd := c.expect[0].cmd
 	mc := c.w.chans[cmd.ch]
-	if f.channel() != cmd.ch || mc == nil {
+	if f.channel() != cmd.ch || mc == nil || f.Why == "slow" || f.T == "gap" && f.Why != "epoch" && c.w.epoch != cmd.epoch {
 		return false
 	}
 	switch {
