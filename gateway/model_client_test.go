@@ -320,6 +320,8 @@ func (c *modelClient) replayed(f frame, raw []byte) bool {
 		c.missed(cmd, mc, f.Before-1)
 		cmd.from = f.Before
 		return true
+	case f.T == "gap" && f.Why == "epoch" && f.Before != cmd.to+1:
+		return false
 	case f.T == "gap" && f.After < cmd.to && f.Before > cmd.from && f.Before <= cmd.to+1:
 		c.missed(cmd, mc, f.After+1)
 		cmd.from = max(cmd.from, f.Before)
@@ -864,7 +866,7 @@ func (c *modelClient) entry(f frame, raw []byte) {
 	var next []int
 	var e *entry
 	for _, k := range s.at {
-		if k < len(mc.entries) && (bytes.Equal(mc.entries[k].bytes, raw) || f.T == "msg" && (f.Prev == s.prevs || s.afters[f.Prev] && mc.entries[k].prev < c.w.first) && mc.entries[k].sameBut(f) || f.Why == "invalid" && s.afters[f.After] && mc.entries[k].sameBut(f)) {
+		if k < len(mc.entries) && (bytes.Equal(mc.entries[k].bytes, raw) || f.T == "msg" && (f.Prev == s.prevs || s.afters[f.Prev] && mc.entries[k].prev < c.w.first) && mc.entries[k].sameBut(f) || f.Why == "invalid" && c.w.past && mc.entries[k].sameBut(f)) {
 			next = append(next, k+1)
 			e = &mc.entries[k]
 		}
@@ -1013,9 +1015,20 @@ func (s *modelSub) gapEnds(mc *modelChan, f frame) (ends []int) {
 			}
 		}
 	}
-	for k := slices.Min(s.at); k <= len(mc.entries); k++ {
+	lo := slices.Min(s.at)
+	if lo > 0 && mc.entries[lo-1].why == "epoch" {
+		lo-- // where the log may begin, see below
+	}
+	for k := lo; k <= len(mc.entries); k++ {
 		if !slices.Contains(ends, k) && mc.starts[k] && slices.Contains(mc.headAt(k), f.Before-1) {
 			ends = append(ends, k)
+		}
+	}
+	for _, k := range ends {
+		// Whose position is of the epoch passes over the entry that says that it is
+		// another.
+		if f.Why != "epoch" && k < len(mc.entries) && mc.entries[k].why == "epoch" && !slices.Contains(ends, k+1) {
+			ends = append(ends, k+1)
 		}
 	}
 	return ends
@@ -1044,7 +1057,7 @@ func (c *modelClient) ownGap(name string, s *modelSub, mc *modelChan, f frame, r
 		c.failf("%s: after is not its position in %s", raw, s.describe(mc))
 	}
 	c.w.seen["gap "+f.Why]++
-	if s.recovered && s.got == 0 && f.Why == "evicted" && !c.w.evicted { // the stream may lose it after the ack
+	if s.recovered && s.got == 0 && f.Why == "evicted" && c.w.past && !c.w.evicted { // else the stream may lose it after the ack
 		c.failf("%s, but the ack said recovered", raw)
 	}
 	next := s.gapEnds(mc, f)

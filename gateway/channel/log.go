@@ -165,7 +165,7 @@ func (l *Log) Rejoin(from uint64) (ord, before uint64, newEpoch bool) {
 	ord, prev := l.start()
 	switch {
 	case from > l.epochOrd || from == l.epochOrd && !l.reborn:
-		return ord, prev + 1, false
+		return l.behindEpoch(ord), prev + 1, false
 	case ord == l.epochOrd: // the epoch's own gap is still to come
 		return ord, l.epochPrev + 1, false
 	default:
@@ -179,6 +179,15 @@ func (l *Log) Begin() (ord, prev uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.start()
+}
+
+// behindEpoch passes over the entry that says that the epoch is another, for a
+// reader whose position is of this one.
+func (l *Log) behindEpoch(ord uint64) uint64 {
+	if l.reborn && ord == l.epochOrd && ord < l.next {
+		return ord + 1
+	}
+	return ord
 }
 
 func (l *Log) start() (ord, prev uint64) {
@@ -202,7 +211,7 @@ func (l *Log) After(seq uint64) (ord, before uint64, complete bool) {
 	}
 	ord, prev := l.start()
 	if prev > seq {
-		return ord, prev + 1, false
+		return l.behindEpoch(ord), prev + 1, false
 	}
 	for _, c := range l.chunks {
 		if c.first < l.epochOrd || c.seqs[len(c.seqs)-1] <= seq {
