@@ -24,11 +24,22 @@
 // channel delivered (a bounded map), else from one multi_last request a batch:
 // the last of each channel before the batch.
 //
+// What comes on odin.out.> with the next number is believed: only the server may
+// be allowed to publish there. One with a number the stream doesn't have is left
+// out.
+//
 // The epoch is the stream's creation time. It is compared before a number that
 // was seen already is judged a late copy, and before a hole is filled. A stream
 // that is gone is made anew, and all of the new one is delivered. One that
 // merely lost its end (a restored backup, a power cut) keeps its creation time:
 // it gets a mark in its metadata, which is part of the epoch.
+//
+// # Reads
+//
+// Any replica answers a direct get, also one that is behind. What it gives is a
+// part of the stream without a hole; that there is nothing more, or nothing
+// before, or what is newest, is asked of the leader. While the stream has no
+// leader, or one that hears no majority of its replicas, the broker is down.
 //
 // # Publishing
 //

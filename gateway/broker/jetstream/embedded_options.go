@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
+	"path/filepath"
 	"strconv"
 	"time"
 
@@ -18,6 +20,7 @@ const (
 	streamQueueMsgs  = 16384    // messages waiting for the store before they are refused
 	streamQueueBytes = 32 << 20
 	headerRoom       = 16 << 10 // bytes of headers on top of MaxPayload
+	reconnectReports = 60       // a route that is gone is tried, and otherwise reported, every second
 )
 
 // login is how the in-process client gets in.
@@ -61,11 +64,16 @@ func (c Config) serverOptions() (opts *server.Options, l login, err error) {
 		opts.Cluster.NoAdvertise = true
 	}
 	opts.JetStream = true
-	orDefault(&opts.ServerName, "odin-"+c.Name)
+	if opts.ServerName == "" {
+		if opts.ServerName, err = c.serverName(); err != nil {
+			return nil, l, err
+		}
+	}
 	orDefault(&opts.StoreDir, c.DataDir)
 	orDefault(&opts.MaxPayload, int32(c.MaxPayload+headerRoom))
 	orDefault(&opts.MaxPending, serverMaxPending)
 	orDefault(&opts.WriteDeadline, 10*time.Second)
+	orDefault(&opts.ReconnectErrorReports, reconnectReports)
 	orDefault(&opts.StreamMaxBufferedMsgs, streamQueueMsgs)
 	orDefault(&opts.StreamMaxBufferedSize, streamQueueBytes)
 	if c.ConfigFile == "" {
@@ -76,6 +84,29 @@ func (c Config) serverOptions() (opts *server.Options, l login, err error) {
 	}
 	l.user, l.pass, err = c.login(opts, l.private)
 	return opts, l, err
+}
+
+// serverName is what the embedded server is called in a cluster. A replica
+// belongs to a name: it must be no other server's and the same after a restart,
+// where a container's host name may be neither. So it is made once and kept
+// with the store.
+func (c Config) serverName() (string, error) {
+	file := filepath.Join(c.DataDir, "server-name")
+	kept, err := os.ReadFile(file)
+	if err == nil && len(kept) > 0 {
+		return string(kept), nil
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return "", fmt.Errorf("this server's name: %w", err)
+	}
+	name := "odin-" + c.Name + "-" + nuid.New().Next()[:8]
+	if err := os.WriteFile(file+".new", []byte(name), 0o600); err != nil {
+		return "", fmt.Errorf("this server's name: %w", err)
+	}
+	if err := os.Rename(file+".new", file); err != nil {
+		return "", fmt.Errorf("this server's name: %w", err)
+	}
+	return name, nil
 }
 
 // login adds a user of our own where opts would not let an anonymous client in,

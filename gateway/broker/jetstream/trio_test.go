@@ -227,7 +227,7 @@ func TestTrio(t *testing.T) {
 	leader := -1
 	si := g.stream(t, 3)
 	for i, r := range rs {
-		if "odin-"+r.cfg.Name == si.Cluster.Leader {
+		if r.emb.server().Name() == si.Cluster.Leader {
 			leader = i
 		}
 	}
@@ -267,10 +267,14 @@ func TestTrioKill9(t *testing.T) {
 		if err != nil || si.Config.Replicas != 3 {
 			return false
 		}
-		if si.Cluster.Leader == "odin-n2" {
+		name, err := os.ReadFile(filepath.Join(g.configs[2].DataDir, "server-name"))
+		if err != nil {
+			t.Error(err)
+		}
+		if si.Cluster.Leader == string(name) {
 			return true
 		}
-		_, _ = r.nc.Request("$JS.API.STREAM.LEADER.STEPDOWN."+streamName, []byte(`{"placement":{"preferred":"odin-n2"}}`), time.Second)
+		_, _ = r.nc.Request("$JS.API.STREAM.LEADER.STEPDOWN."+streamName, fmt.Appendf(nil, `{"placement":{"preferred":%q}}`, name), time.Second)
 		return false
 	})
 	since := time.Now()
@@ -373,6 +377,26 @@ func TestReplicasGrow(t *testing.T) {
 		}
 	}
 	l.check(t, rs)
+}
+
+// TestServerName: the same after a restart under another host name, and not
+// another node's of the same.
+func TestServerName(t *testing.T) {
+	name := func(dir, host string) string {
+		n, err := Config{DataDir: dir, Name: host}.serverName()
+		if err != nil || !strings.HasPrefix(n, "odin-") {
+			t.Errorf("%q, %v", n, err)
+		}
+		return n
+	}
+	a, b := t.TempDir(), t.TempDir()
+	first := name(a, "host")
+	if again := name(a, "other"); again != first {
+		t.Errorf("%s became %s", first, again)
+	}
+	if other := name(b, "host"); other == first {
+		t.Errorf("two nodes are called %s", other)
+	}
 }
 
 func TestLeaderless(t *testing.T) {
