@@ -963,12 +963,12 @@ func withSkip(msg []byte, skip uint64) []byte {
 	return append(begun, tail...)
 }
 
-// numbers are a message's prev and seq, zero for any other entry.
-func (e *entry) numbers() (prev, seq uint64) {
-	if e.t != "msg" {
-		return 0, 0
+// stored is the seq of a message the stream holds, 0 for any other entry.
+func (e *entry) stored() uint64 {
+	if e.t != "msg" && e.why != "invalid" {
+		return 0
 	}
-	return e.prev, e.after
+	return e.after
 }
 
 // sameBut reports whether a frame is an entry's message but for its prev.
@@ -1065,7 +1065,7 @@ func (c *modelClient) ownGap(name string, s *modelSub, mc *modelChan, f frame, r
 		// The stream's first message of the channel comes next; what was before it
 		// is gone, or there was nothing.
 		for k := slices.Min(s.at); k < len(mc.entries); k++ {
-			if _, seq := mc.entries[k].numbers(); seq == f.Before && !slices.Contains(next, k) {
+			if mc.entries[k].stored() == f.Before && !slices.Contains(next, k) {
 				next = append(next, k)
 				s.prevs = f.After
 			}
