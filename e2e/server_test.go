@@ -36,8 +36,14 @@ type Server struct {
 // did not stop in order.
 func startServer(t testing.TB, args ...string) *Server {
 	t.Helper()
+	return startServerAt(t, freePort(t), args...)
+}
+
+// startServerAt is startServer with the public address given.
+func startServerAt(t testing.TB, addr string, args ...string) *Server {
+	t.Helper()
 	s := &Server{
-		Addr:  freePort(t),
+		Addr:  addr,
 		Admin: freePort(t),
 		log:   &tailBuffer{},
 		done:  make(chan struct{}),

@@ -124,8 +124,8 @@ func newGateway(cfg Config, newLoop func(netpoll.Config) (netpoll.Loop, error)) 
 	g.hub = channel.New(channel.Config{
 		Shards: cfg.Shards,
 		Keep:   max(cfg.Replay, cfg.SendQueue),
-		// A client must survive the sweeps it is given to catch up.
-		Grace:       (slowStrikes + 2) * tick,
+		// A client must survive the looks it is given to catch up.
+		Grace:       (slowStrikes*slowEvery + 2) * tick,
 		Budget:      cfg.LogBudget - past,
 		MaxChannels: cfg.MaxChannels,
 		MaxPayload:  cfg.MaxPublish,

@@ -132,7 +132,8 @@ type wildSub struct {
 // last sweep.
 type lagged struct {
 	connRef
-	lag uint32
+	lag uint32 // at the last look
+	at  uint32 // tick of the last look
 }
 
 // node says that a connection has something pending on a channel.
