@@ -104,7 +104,7 @@ func serve(ctx context.Context, l *loaded, environ []string, stdout, stderr io.W
 	}
 	b, err := jetstream.New(jetstream.Config{
 		URL: string(l.NATSURL), DataDir: dir, Listen: string(l.NATSListen), ConfigFile: string(l.NATSConfig),
-		Retention: int64(l.Retention), MaxPayload: cfg.MaxPublish, Name: string(l.Node), Log: log,
+		Retention: int64(l.Retention), Memory: budgets.Broker, MaxPayload: cfg.MaxPublish, Name: string(l.Node), Log: log,
 	})
 	if err != nil {
 		return err
