@@ -73,6 +73,7 @@ func serve(ctx context.Context, l *loaded, environ []string, stdout, stderr io.W
 	}
 	log.Info(sum.Sentence())
 	log.Info(sum.BoundSentence())
+	warnHigh(sum.Limit, log)
 	if _, set := lookupEnv(environ, "GOMEMLIMIT"); !set {
 		debug.SetMemoryLimit(sum.GoMemLimit())
 	}
@@ -161,7 +162,7 @@ func (l *loaded) capacity(log *slog.Logger) (capacity.Result, error) {
 	}
 	limit := capacity.Limit{Bytes: int64(l.MemoryLimit), Source: l.origin["memory_limit"]}
 	if l.MemoryLimit == 0 {
-		if limit, err = capacity.DetectLimit(os.DirFS("/")); err != nil {
+		if limit, err = capacity.DetectLimit(systemRoot); err != nil {
 			return capacity.Result{}, hinted{err, "Set the limit with --memory-limit."}
 		}
 	}
@@ -179,6 +180,20 @@ func (l *loaded) capacity(log *slog.Logger) (capacity.Result, error) {
 		return r, usageError{err}
 	}
 	return r, nil
+}
+
+// systemRoot is where the cgroup's files are looked for; tests put fixtures there.
+var systemRoot = os.DirFS("/")
+
+// warnHigh says so when the kernel throttles this process below its limit.
+func warnHigh(limit capacity.Limit, log *slog.Logger) {
+	high, _, err := capacity.DetectHigh(systemRoot)
+	if err != nil {
+		log.Warn("memory.high can't be read", "err", err)
+	}
+	if s := capacity.HighSentence(limit, high); s != "" {
+		log.Warn(s)
+	}
 }
 
 // reserved is how many descriptors are kept from clients: the usual ones, and
