@@ -8,8 +8,6 @@ import (
 )
 
 const (
-	// hbTicks is after how much silence a heartbeat is sent.
-	hbTicks = 150
 	// slowStrikes is at how many looks in a row a client must be too far
 	// behind, and no nearer than at the look before, to be cut; slowEvery is how
 	// many ticks lie between two. TCP doubles what is on its way once a round
@@ -100,7 +98,7 @@ func (s *shard) sweep(r connRef, c *slot) {
 			}
 		}
 	}
-	if c.flags&(flagEcho|flagBlocked) == 0 && s.now-c.wroteAt >= hbTicks {
+	if c.flags&(flagEcho|flagBlocked) == 0 && s.now-c.wroteAt >= ticks(cfg.Heartbeat) {
 		s.wbuf = wire.AppendHB(s.wbuf[:0], time.Now().UnixMilli())
 		s.send(r, c, s.wbuf)
 	}

@@ -213,6 +213,7 @@ func (l *loaded) gatewayConfig(maxConnections, shards int, log *slog.Logger) gat
 	c.MaxChannels, c.Replay = int(l.MaxChannels), int(l.Replay)
 	c.SendQueue, c.SlowTimeout = int(l.SendQueue), time.Duration(l.SlowTimeout)
 	c.RateBurst, c.RatePerSec = int(l.RateBurst), int(l.RatePerSec)
+	c.Heartbeat = time.Duration(l.Heartbeat)
 	c.Ping, c.MaxAge, c.Drain = time.Duration(l.Ping), time.Duration(l.MaxAge), time.Duration(l.Drain)
 	c.IPConnections, c.IPRate = int(l.IPConnections), int(l.IPRate)
 	c.AdmissionWait, c.RejectWS = time.Duration(l.AdmissionWait), l.Reject.word == "ws"

@@ -207,11 +207,11 @@ func (r *rig) stall(sc scenario) (out row) {
 
 	// All stop reading; publish flat out.
 	cl.stall()
-	batch, length := 200, 1000
+	batch, length, pause := 200, 1000, r.flatPause
 	if sc.pause > 0 {
-		batch, length = 1, sc.size
+		batch, length, pause = 1, sc.size, sc.pause
 	}
-	flat := s.publish(1, batch, length, sc.pause)
+	flat := s.publish(1, batch, length, pause)
 	stallBegan, lastCut, cutAll := time.Now(), time.Time{}, false
 	last := st.Current
 	for time.Since(stallBegan) < sc.hold && s.alive() {
