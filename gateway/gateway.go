@@ -68,6 +68,7 @@ type Gateway struct {
 	sampler  sampler
 	draining atomic.Bool
 	pressure atomic.Uint32                   // a capacity.State
+	unfit    atomic.Pointer[string]          // why nobody fits under the memory limit as it is now; nil: some do
 	memory   atomic.Pointer[capacity.Sample] // the last reading, nil when it isn't watched
 	more     atomic.Int64                    // subscriptions beyond those included in a connection
 	down     chan struct{}                   // closed when the hub's ticker is to end
