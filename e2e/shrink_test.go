@@ -65,6 +65,7 @@ func (g *memoryGroup) set(t *testing.T, limit int64) {
 // says why. When it grows back all is as before.
 func TestMemoryLimitShrinks(t *testing.T) {
 	const mib, fixed = 1 << 20, 49 << 20 // overhead and backlog
+	// room is a limit that n connections fit in and n+1 do not, whole pages.
 	room := func(n int64) int64 { return fixed + n*6<<10 + 4<<10 - (fixed+n*6<<10)%(4<<10) }
 	g := newMemoryGroup(t, 64*mib)
 	srv := startServerBy(t, []string{"/bin/sh", "-c", `echo $$ >"$0" && exec "$@"`, filepath.Join(g.dir, "cgroup.procs")}, freePort(t),
