@@ -201,8 +201,27 @@ func (s *shard) evict(n int) {
 	}
 }
 
-// grow doubles the send buffer of a connection that fills it and makes
-// progress, while the budget is not half spent: 4 KiB is 75 KB/s at 80 ms.
+// follow grows the send buffer of a connection whose socket is full, when within
+// a second its peer has acknowledged half of what the buffer holds: then it is the
+// round trip that fills it. What the socket takes says nothing of the peer: one that
+// reads nothing takes as much as it is grown by.
+func (s *shard) follow(l *lagged, c *slot) {
+	n, err := s.loop.Acked(int(c.fd))
+	if err != nil {
+		return
+	}
+	acked := uint32(n)
+	if l.ackedAt != 0 && s.now-l.ackedAt <= sweepTicks {
+		if acked-l.acked < uint32(s.g.cfg.SndBuf<<c.sendShift)/2 {
+			return
+		}
+		s.grow(c)
+	}
+	l.acked, l.ackedAt = acked, s.now
+}
+
+// grow doubles the send buffer of a connection, while the budget is not half
+// spent: 4 KiB is 75 KB/s at 80 ms.
 func (s *shard) grow(c *slot) {
 	// No one socket may hold so much of the budget that it could never be had.
 	b := &s.g.backlog

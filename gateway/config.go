@@ -113,6 +113,11 @@ type Config struct {
 	Node string
 	// Log receives structured logs; nil discards them.
 	Log *slog.Logger
+
+	// grace is how long a channel keeps messages beyond the last Replay or
+	// SendQueue ones, budget permitting: a client must survive the looks it is
+	// given to catch up. Shorter in tests only.
+	grace time.Duration
 }
 
 // Silence is how long the channels of a pattern may be silent.
@@ -177,5 +182,6 @@ func DefaultConfig() Config {
 		Drain:             30 * time.Second,
 		SndBuf:            4096,
 		RcvBuf:            4096,
+		grace:             (slowStrikes*slowEvery + 2) * tick,
 	}
 }

@@ -123,10 +123,9 @@ func newGateway(cfg Config, newLoop func(netpoll.Config) (netpoll.Loop, error)) 
 	begun := time.Now()
 	g.clock = func() int64 { return time.Since(begun).Milliseconds() }
 	g.hub = channel.New(channel.Config{
-		Shards: cfg.Shards,
-		Keep:   max(cfg.Replay, cfg.SendQueue),
-		// A client must survive the looks it is given to catch up.
-		Grace:       (slowStrikes*slowEvery + 2) * tick,
+		Shards:      cfg.Shards,
+		Keep:        max(cfg.Replay, cfg.SendQueue),
+		Grace:       cfg.grace,
 		Budget:      cfg.LogBudget - past,
 		MaxChannels: cfg.MaxChannels,
 		MaxPayload:  cfg.MaxPublish,

@@ -134,6 +134,10 @@ type lagged struct {
 	connRef
 	lag uint32 // at the last look
 	at  uint32 // tick of the last look
+
+	// What the peer had acknowledged at tick ackedAt, low half of the count; 0:
+	// not asked yet.
+	acked, ackedAt uint32
 }
 
 // node says that a connection has something pending on a channel.

@@ -141,8 +141,8 @@ func (s *shard) sweepSlow() {
 			c.strikes = 0
 			continue
 		}
-		if c.state == stateOpen && c.flags&flagHeld == 0 && s.now-c.wroteAt <= 1 {
-			s.grow(c) // behind for a whole tick, and taking what it is given
+		if c.state == stateOpen && c.flags&flagHeld == 0 && s.now-c.wroteAt <= sweepTicks {
+			s.follow(&l, c)
 		}
 		kept = append(kept, l)
 		switch {
