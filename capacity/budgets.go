@@ -40,7 +40,7 @@ type share struct {
 var shares = []share{
 	{"runtime", "runtime, stacks, the program's pages, garbage until the collector comes", "measured: 22 MB idle, 17 MB of it the program's pages",
 		26*MiB + 384*KiB, 56 * MiB, func(s *Shares) *int64 { return &s.Runtime }},
-	{"embedded broker", "the JetStream server: its queues, caches and index", "measured: 17 MB with the runtime, idle; its queues are bounded",
+	{"embedded broker", "the JetStream server: its queues, caches and index", "measured: 17 MB with the runtime, idle; its queues are bounded by this share",
 		8 * MiB, 28 * MiB, func(s *Shares) *int64 { return &s.Broker }},
 	{"channel logs", "the messages all channels keep, which are the send queues and the replay too", "enforced: the oldest messages go first",
 		2 * MiB, 24 * MiB, func(s *Shares) *int64 { return &s.Logs }},

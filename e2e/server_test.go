@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -36,8 +37,21 @@ type Server struct {
 // did not stop in order.
 func startServer(t testing.TB, args ...string) *Server {
 	t.Helper()
+	return startServerAt(t, freePort(t), args...)
+}
+
+// startServerAt is startServer with the public address given.
+func startServerAt(t testing.TB, addr string, args ...string) *Server {
+	t.Helper()
+	return startServerBy(t, nil, addr, args...)
+}
+
+// startServerBy is startServerAt with a command before odin's own, which must
+// become it (exec).
+func startServerBy(t testing.TB, by []string, addr string, args ...string) *Server {
+	t.Helper()
 	s := &Server{
-		Addr:  freePort(t),
+		Addr:  addr,
 		Admin: freePort(t),
 		log:   &tailBuffer{},
 		done:  make(chan struct{}),
@@ -45,7 +59,8 @@ func startServer(t testing.TB, args ...string) *Server {
 	args = append([]string{
 		"serve", "--addr", s.Addr, "--admin-addr", s.Admin, "--data-dir", t.TempDir(), "--drain", "1s",
 	}, args...)
-	s.cmd = exec.Command(odin(t), args...)
+	argv := slices.Concat(by, []string{odin(t)}, args)
+	s.cmd = exec.Command(argv[0], argv[1:]...)
 	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
 	s.cmd.Env = cleanEnv()
 	// Not even a killed test leaves a gateway behind.

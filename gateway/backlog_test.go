@@ -168,13 +168,22 @@ func TestBacklogEvicts(t *testing.T) {
 	}
 }
 
-// A client that fills its socket and makes progress gets a larger buffer, and
-// loses it under pressure.
+// A client that fills its socket and acknowledges what it holds gets a larger
+// buffer, and loses it under pressure; one that only takes what a larger buffer
+// has room for does not get one.
 func TestSendBufferGrows(t *testing.T) {
 	s := newStalledShard(t, 1, 64<<20)
 	sock := s.socks[0]
 	sock.SetQueued(page)
-	for i := range 12 {
+	acked := uint64(0)
+	for i := range 24 {
+		if i == 12 && sock.SendBuffer() != 0 {
+			t.Fatalf("send buffer %d of a client that acknowledged nothing", sock.SendBuffer())
+		}
+		if i >= 12 {
+			acked += uint64(max(s.g.cfg.SndBuf, sock.SendBuffer()))
+			sock.SetAcked(acked)
+		}
 		sock.SetRoom(100)
 		for range 10 {
 			s.publish(fmt.Sprintf(`"%0200d"`, i))

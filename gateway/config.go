@@ -86,6 +86,9 @@ type Config struct {
 	RateBurst, RatePerSec int
 	// Ping is the interval of WebSocket pings; no sign of life for two of them is 4201.
 	Ping time.Duration
+	// Heartbeat is after how much silence a client is sent one, so that it can
+	// tell a quiet market from a dead connection.
+	Heartbeat time.Duration
 	// MaxAge closes a connection after about this long with 1012; 0 means never.
 	MaxAge time.Duration
 	// Drain is how long Shutdown spreads the goodbyes over.
@@ -110,6 +113,11 @@ type Config struct {
 	Node string
 	// Log receives structured logs; nil discards them.
 	Log *slog.Logger
+
+	// grace is how long a channel keeps messages beyond the last Replay or
+	// SendQueue ones, budget permitting: a client must survive the looks it is
+	// given to catch up. Shorter in tests only.
+	grace time.Duration
 }
 
 // Silence is how long the channels of a pattern may be silent.
@@ -170,8 +178,10 @@ func DefaultConfig() Config {
 		RateBurst:         100,
 		RatePerSec:        10,
 		Ping:              20 * time.Second,
+		Heartbeat:         15 * time.Second,
 		Drain:             30 * time.Second,
 		SndBuf:            4096,
 		RcvBuf:            4096,
+		grace:             (slowStrikes*slowEvery + 2) * tick,
 	}
 }

@@ -44,6 +44,7 @@ func (c *Config) check() error {
 		{"SndBuf", int64(c.SndBuf), 2048},
 		{"--slow-timeout", int64(c.SlowTimeout), int64(tick)},
 		{"--ping", int64(c.Ping), int64(tick)},
+		{"--heartbeat", int64(c.Heartbeat), int64(tick)},
 		{"the handshake timeout", int64(c.HandshakeTimeout), int64(tick)},
 		{"the frame timeout", int64(c.FrameTimeout), int64(tick)},
 		{"--drain", int64(c.Drain), 0},

@@ -43,6 +43,8 @@ type counters struct {
 	SlowCut            atomic.Uint64
 	FrameTimeouts      atomic.Uint64 // messages not finished in time
 	HeldBack           atomic.Uint64 // writes not made for want of backlog budget
+	BuffersGrown       atomic.Uint64 // times a send buffer was doubled
+	BuffersShrunk      atomic.Uint64 // times one was taken back
 	Evicted            atomic.Uint64 // connections reset for holding that budget without progress
 	GoodbyesUnsaid     atomic.Uint64 // closed by reset: the socket didn't take the last words
 	GoodbyesUnanswered atomic.Uint64 // the peer didn't close after them

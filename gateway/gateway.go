@@ -68,6 +68,7 @@ type Gateway struct {
 	sampler  sampler
 	draining atomic.Bool
 	pressure atomic.Uint32                   // a capacity.State
+	unfit    atomic.Pointer[string]          // why nobody fits under the memory limit as it is now; nil: some do
 	memory   atomic.Pointer[capacity.Sample] // the last reading, nil when it isn't watched
 	more     atomic.Int64                    // subscriptions beyond those included in a connection
 	down     chan struct{}                   // closed when the hub's ticker is to end
@@ -122,10 +123,9 @@ func newGateway(cfg Config, newLoop func(netpoll.Config) (netpoll.Loop, error)) 
 	begun := time.Now()
 	g.clock = func() int64 { return time.Since(begun).Milliseconds() }
 	g.hub = channel.New(channel.Config{
-		Shards: cfg.Shards,
-		Keep:   max(cfg.Replay, cfg.SendQueue),
-		// A client must survive the sweeps it is given to catch up.
-		Grace:       (slowStrikes + 2) * tick,
+		Shards:      cfg.Shards,
+		Keep:        max(cfg.Replay, cfg.SendQueue),
+		Grace:       cfg.grace,
 		Budget:      cfg.LogBudget - past,
 		MaxChannels: cfg.MaxChannels,
 		MaxPayload:  cfg.MaxPublish,

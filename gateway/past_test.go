@@ -17,6 +17,7 @@ import (
 func smallLogs(c *Config) {
 	c.Replay, c.SendQueue = 1, 1
 	c.LogBudget = 1 << 20
+	c.grace = 5 * tick
 }
 
 // pad makes payloads that push others out of a log.
@@ -29,7 +30,7 @@ func (g *testGateway) fill(ch string, n int) (seqs []uint64) {
 	for range n {
 		seqs = append(seqs, g.publish(ch, pad))
 	}
-	time.Sleep((slowStrikes + 3) * tick) // younger ones are kept
+	time.Sleep(6 * tick) // younger ones are kept
 	seqs = append(seqs, g.publish(ch, pad))
 	g.eventually("delivery", func() bool { return g.hub.Head() >= seqs[n] })
 	if ch := g.hub.Lookup(ch); ch != nil {

@@ -166,7 +166,9 @@ func (p *plainServer) readyz(w http.ResponseWriter, _ *http.Request) {
 		return
 	}
 	body := map[string]any{"status": "not ready", "reason": reason}
-	if state.Err != nil {
+	if why := p.g.unfit.Load(); reason == "memory_limit" && why != nil {
+		body["detail"] = *why
+	} else if state.Err != nil {
 		body["detail"] = state.Err.Error()
 	}
 	writeJSON(w, http.StatusServiceUnavailable, body)

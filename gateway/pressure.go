@@ -28,7 +28,10 @@ func (g *Gateway) watchMemory(ctx context.Context) {
 		}
 		if s.Changed && g.cfg.Recompute != nil {
 			n, err := g.cfg.Recompute(s.Limit)
+			g.unfit.Store(nil)
 			if err != nil {
+				why := err.Error()
+				g.unfit.Store(&why)
 				g.log.Error("the memory limit changed and holds nothing now: nobody is admitted", "err", err)
 			} else {
 				g.log.Warn("the memory limit changed", "limit", capacity.FormatSize(s.Limit.Bytes), "max_connections", n)

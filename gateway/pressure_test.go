@@ -2,7 +2,9 @@ package gateway
 
 import (
 	"errors"
+	"io"
 	"net/http"
+	"strings"
 	"sync/atomic"
 	"testing"
 
@@ -63,10 +65,14 @@ func TestMemoryPressure(t *testing.T) {
 	limit.Store(50)
 	wait("refusal when nothing fits", 503)
 	resp, err := http.Get("http://" + g.Addr() + "/readyz")
-	if err != nil || resp.StatusCode != 503 {
-		t.Errorf("readyz: %v, %v", resp, err)
+	if err != nil {
+		t.Fatal(err)
 	}
+	body, _ := io.ReadAll(resp.Body)
 	resp.Body.Close()
+	if resp.StatusCode != 503 || !strings.Contains(string(body), `"reason":"memory_limit"`) || !strings.Contains(string(body), `"detail":"nothing fits"`) {
+		t.Errorf("readyz: %d %s", resp.StatusCode, body)
+	}
 	limit.Store(100)
 	wait("admission under the old limit", 101)
 	inside.say(`{"op":"ping","id":1}`)

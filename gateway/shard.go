@@ -132,7 +132,12 @@ type wildSub struct {
 // last sweep.
 type lagged struct {
 	connRef
-	lag uint32
+	lag uint32 // at the last look
+	at  uint32 // tick of the last look
+
+	// What the peer had acknowledged at tick ackedAt, low half of the count; 0:
+	// not asked yet.
+	acked, ackedAt uint32
 }
 
 // node says that a connection has something pending on a channel.

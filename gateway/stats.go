@@ -80,6 +80,9 @@ type Stats struct {
 	BacklogBytes  int64 `json:"backlogBytes"` // kernel memory charged for unacknowledged bytes
 	BacklogBudget int64 `json:"backlogBudgetBytes"`
 
+	SendBuffersGrown  uint64 `json:"sendBuffersGrown"`  // times SO_SNDBUF was doubled for who fills it and takes what it is given
+	SendBuffersShrunk uint64 `json:"sendBuffersShrunk"` // times it was taken back under pressure
+
 	Pressure         string `json:"pressure"` // normal, refuse or evict
 	MemoryUsedBytes  int64  `json:"memoryUsedBytes,omitempty"`
 	MemoryLimitBytes int64  `json:"memoryLimitBytes,omitempty"`
@@ -192,6 +195,9 @@ func (g *Gateway) Stats() Stats {
 
 		BacklogBytes:  g.backlog.used.Load(),
 		BacklogBudget: g.backlog.limit,
+
+		SendBuffersGrown:  c.BuffersGrown.Load(),
+		SendBuffersShrunk: c.BuffersShrunk.Load(),
 
 		PooledBytes: g.pool.InUse(),
 		PooledIdle:  g.pool.Idle(),

@@ -8,11 +8,14 @@ import (
 )
 
 const (
-	// hbTicks is after how much silence a heartbeat is sent.
-	hbTicks = 150
-	// slowStrikes is at how many sweeps in a row a client must be too far
-	// behind to be cut.
+	// slowStrikes is at how many looks in a row a client must be too far
+	// behind, and no nearer than at the look before, to be cut; slowEvery is how
+	// many ticks lie between two. TCP doubles what is on its way once a round
+	// trip, and its send buffer once a tick: a client 80 ms away takes a second to
+	// get up to the pace of a burst, and is as healthy as one next door. Behind
+	// longer than the log reaches it is told of a gap.
 	slowStrikes = 3
+	slowEvery   = sweepTicks
 )
 
 // Tick implements netpoll.Handler.
@@ -95,7 +98,7 @@ func (s *shard) sweep(r connRef, c *slot) {
 			}
 		}
 	}
-	if c.flags&(flagEcho|flagBlocked) == 0 && s.now-c.wroteAt >= hbTicks {
+	if c.flags&(flagEcho|flagBlocked) == 0 && s.now-c.wroteAt >= ticks(cfg.Heartbeat) {
 		s.wbuf = wire.AppendHB(s.wbuf[:0], time.Now().UnixMilli())
 		s.send(r, c, s.wbuf)
 	}
@@ -122,7 +125,7 @@ func (s *shard) maxAge(r connRef) uint32 {
 	return uint32(age*3/4 + age/2*(h&0xffff)>>16)
 }
 
-// sweepSlow looks at those whose sockets filled: three sweeps in a row too far
+// sweepSlow looks at those whose sockets filled: three looks in a row too far
 // behind and not catching up, or nothing taken for the slow timeout, and they
 // are cut. Progress is judged, not size: who resumes a long way back is behind,
 // but not slow.
@@ -138,17 +141,23 @@ func (s *shard) sweepSlow() {
 			c.strikes = 0
 			continue
 		}
-		if c.state == stateOpen && c.flags&flagHeld == 0 && s.now-c.wroteAt <= 1 {
-			s.grow(c) // behind for a whole tick, and taking what it is given
+		if c.state == stateOpen && c.flags&flagHeld == 0 && s.now-c.wroteAt <= sweepTicks {
+			s.follow(&l, c)
 		}
-		lag, was := s.lag(c), l.lag
-		l.lag = lag
 		kept = append(kept, l)
 		switch {
 		case c.state != stateOpen || c.flags&flagHeld != 0:
 			// Who is held back is not slow; what it holds is the budget's concern.
+			continue
 		case s.now-c.wroteAt >= ticks(s.g.cfg.SlowTimeout) && !s.acknowledges(c):
 			s.cut(l.connRef, c, "takes nothing")
+			continue
+		case s.now-l.at < slowEvery:
+			continue
+		}
+		lag, was := s.lag(c), l.lag
+		kept[len(kept)-1].lag, kept[len(kept)-1].at = lag, s.now
+		switch {
 		case lag <= uint32(s.g.cfg.SendQueue) || lag < was:
 			c.strikes = 0
 		default:

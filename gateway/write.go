@@ -96,7 +96,7 @@ func (s *shard) block(r connRef, c *slot) {
 			c.strikes = 0
 			// The clock of the slow timeout starts when the socket fills.
 			c.wroteAt = s.now
-			s.lagging = append(s.lagging, lagged{connRef: r})
+			s.lagging = append(s.lagging, lagged{connRef: r, at: s.now})
 		}
 	}
 }

@@ -33,6 +33,27 @@ func rawQueued(fd int) (int, error) {
 
 func (l *epollLoop) Queued(fd int) (int, error) { return rawQueued(fd) }
 
+// The part of struct tcp_info (linux/tcp.h) up to tcpi_bytes_received, and where
+// tcpi_bytes_acked is in it.
+const (
+	tcpInfoSize  = 136
+	tcpInfoAcked = 120
+)
+
+func (l *epollLoop) Acked(fd int) (uint64, error) {
+	var info [tcpInfoSize / 8]uint64
+	size := uint32(unsafe.Sizeof(info))
+	_, _, e := syscall.RawSyscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.IPPROTO_TCP, unix.TCP_INFO,
+		uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
+	switch {
+	case e != 0:
+		return 0, e
+	case size < tcpInfoAcked+8: // a kernel before 4.1
+		return 0, unix.ENOPROTOOPT
+	}
+	return info[tcpInfoAcked/8], nil
+}
+
 func (l *epollLoop) SetSendBuffer(fd, bytes int) error {
 	v := int32(bytes)
 	_, _, e := syscall.RawSyscall6(unix.SYS_SETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, unix.SO_SNDBUF,

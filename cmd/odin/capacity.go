@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"os"
 	"strconv"
 	"strings"
 
@@ -28,8 +27,9 @@ type capacityFlags struct {
 
 	// Found out by load and run.
 	limit       capacity.Limit
-	elsewhere   bool   // the limit is --memory's, not this container's
-	descriptors uint64 // this machine's
+	high        capacity.Limit // memory.high of this container, without a Source where there is none
+	elsewhere   bool           // the limit is --memory's, not this container's
+	descriptors uint64         // this machine's
 	measured    *capacity.Measurement
 }
 
@@ -123,8 +123,13 @@ func (f *capacityFlags) load(cmd *cobra.Command, environ []string) error {
 	case l.MemoryLimit > 0:
 		f.limit = capacity.Limit{Bytes: int64(l.MemoryLimit), Source: l.origin["memory_limit"]}
 	default:
-		if f.limit, err = capacity.DetectLimit(os.DirFS("/")); err != nil {
+		if f.limit, err = capacity.DetectLimit(systemRoot); err != nil {
 			return hinted{err, "Give the size with --memory."}
+		}
+	}
+	if !f.elsewhere {
+		if f.high, _, err = capacity.DetectHigh(systemRoot); err != nil {
+			fmt.Fprintln(cmd.ErrOrStderr(), "odin:", err)
 		}
 	}
 	return nil
@@ -185,6 +190,10 @@ type capacityReport struct {
 	Measured        *capacity.Measurement `json:"measured,omitempty"`
 	WhatIf          []whatIf              `json:"what_if"`
 	Plan            *plan                 `json:"plan,omitempty"`
+	// High is cgroup v2's memory.high, where it is set for this container, and
+	// Warning what follows when it is below the limit. It is no bound.
+	High    *capacity.Limit `json:"memory_high,omitempty"`
+	Warning string          `json:"warning,omitempty"`
 }
 
 func (f *capacityFlags) report(r capacity.Result) (*capacityReport, error) {
@@ -203,6 +212,9 @@ func (f *capacityFlags) report(r capacity.Result) (*capacityReport, error) {
 	if f.users > 0 {
 		c.Plan = f.plan()
 	}
+	if f.high.Source != "" {
+		c.High, c.Warning = &f.high, capacity.HighSentence(r.Limit, f.high)
+	}
 	return c, nil
 }
 
@@ -210,6 +222,10 @@ func (f *capacityFlags) report(r capacity.Result) (*capacityReport, error) {
 func (c *capacityReport) text(f *capacityFlags) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "Memory limit  %s, from %s\nProfile       %s\n", capacity.FormatSize(c.Limit.Bytes), c.Limit.Source, c.Profile)
+
+	if c.Warning != "" {
+		fmt.Fprintf(&b, "Warning       %s\n", c.Warning)
+	}
 
 	terms := func(title, per string, total int64, name string) {
 		fmt.Fprintf(&b, "\n%s\n", title)

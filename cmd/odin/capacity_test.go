@@ -1,12 +1,15 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
+	"testing/fstest"
 
 	"github.com/odin-ws/odin/capacity"
 )
@@ -271,5 +274,51 @@ func TestGrouped(t *testing.T) {
 		if got := grouped(n); got != want {
 			t.Errorf("%d: %q, want %q", n, got, want)
 		}
+	}
+}
+
+// A memory.high below the limit is named by the command and at start, and
+// changes no figure.
+func TestMemoryHigh(t *testing.T) {
+	const group = "sys/fs/cgroup/"
+	files := fstest.MapFS{
+		"proc/meminfo":        {Data: []byte("MemTotal: 16777216 kB\n")},
+		"proc/self/cgroup":    {Data: []byte("0::/\n")},
+		"proc/self/mountinfo": {Data: []byte("30 22 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n")},
+		group + "memory.max":  {Data: []byte("536870912\n")},
+		group + "memory.high": {Data: []byte("419430400\n")},
+	}
+	old := systemRoot
+	systemRoot = files
+	defer func() { systemRoot = old }()
+	const want = "memory.high 400MB (cgroup v2 /sys/fs/cgroup/memory.high) is below the limit of 512MB"
+
+	r := odin(t, nil, "", "capacity", "--max-connections", "100")
+	if r.code != exitOK || !strings.Contains(r.out, "Warning       "+want) {
+		t.Errorf("%+v", r)
+	}
+	var c capacityReport
+	r = odin(t, nil, "", "capacity", "--json")
+	if err := json.Unmarshal([]byte(r.out), &c); err != nil || c.ByMemory != 54613 || c.High == nil || c.High.Bytes != 400*capacity.MiB || !strings.HasPrefix(c.Warning, want) {
+		t.Errorf("%v: %s", err, r.out)
+	}
+	if r = odin(t, nil, "", "capacity", "--memory", "512MiB"); strings.Contains(r.out, "memory.high") {
+		t.Errorf("another container is warned of this one's: %s", r.out)
+	}
+
+	var log bytes.Buffer
+	warnHigh(capacity.Limit{Bytes: 512 * capacity.MiB}, slog.New(slog.NewTextHandler(&log, nil)))
+	if !strings.Contains(log.String(), "level=WARN") || !strings.Contains(log.String(), want) {
+		t.Errorf("start-up log: %s", &log)
+	}
+	log.Reset()
+	warnHigh(capacity.Limit{Bytes: 400 * capacity.MiB}, slog.New(slog.NewTextHandler(&log, nil)))
+	if log.Len() != 0 {
+		t.Errorf("start-up log: %s", &log)
+	}
+	files[group+"memory.high"] = &fstest.MapFile{Data: []byte("?")}
+	warnHigh(capacity.Limit{Bytes: 1}, slog.New(slog.NewTextHandler(&log, nil)))
+	if r = odin(t, nil, "", "capacity"); r.code != exitOK || !strings.Contains(r.err, "memory.high") || !strings.Contains(log.String(), "memory.high") {
+		t.Errorf("garbage: %+v, %s", r, &log)
 	}
 }

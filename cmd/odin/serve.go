@@ -73,6 +73,7 @@ func serve(ctx context.Context, l *loaded, environ []string, stdout, stderr io.W
 	}
 	log.Info(sum.Sentence())
 	log.Info(sum.BoundSentence())
+	warnHigh(sum.Limit, log)
 	if _, set := lookupEnv(environ, "GOMEMLIMIT"); !set {
 		debug.SetMemoryLimit(sum.GoMemLimit())
 	}
@@ -104,7 +105,7 @@ func serve(ctx context.Context, l *loaded, environ []string, stdout, stderr io.W
 	}
 	b, err := jetstream.New(jetstream.Config{
 		URL: string(l.NATSURL), DataDir: dir, Listen: string(l.NATSListen), ConfigFile: string(l.NATSConfig),
-		Retention: int64(l.Retention), MaxPayload: cfg.MaxPublish, Name: string(l.Node), Log: log,
+		Retention: int64(l.Retention), Memory: budgets.Broker, MaxPayload: cfg.MaxPublish, Name: string(l.Node), Log: log,
 	})
 	if err != nil {
 		return err
@@ -161,7 +162,7 @@ func (l *loaded) capacity(log *slog.Logger) (capacity.Result, error) {
 	}
 	limit := capacity.Limit{Bytes: int64(l.MemoryLimit), Source: l.origin["memory_limit"]}
 	if l.MemoryLimit == 0 {
-		if limit, err = capacity.DetectLimit(os.DirFS("/")); err != nil {
+		if limit, err = capacity.DetectLimit(systemRoot); err != nil {
 			return capacity.Result{}, hinted{err, "Set the limit with --memory-limit."}
 		}
 	}
@@ -181,6 +182,20 @@ func (l *loaded) capacity(log *slog.Logger) (capacity.Result, error) {
 	return r, nil
 }
 
+// systemRoot is where the cgroup's files are looked for; tests put fixtures there.
+var systemRoot = os.DirFS("/")
+
+// warnHigh says so when the kernel throttles this process below its limit.
+func warnHigh(limit capacity.Limit, log *slog.Logger) {
+	high, _, err := capacity.DetectHigh(systemRoot)
+	if err != nil {
+		log.Warn("memory.high can't be read", "err", err)
+	}
+	if s := capacity.HighSentence(limit, high); s != "" {
+		log.Warn(s)
+	}
+}
+
 // reserved is how many descriptors are kept from clients: the usual ones, and
 // those of handshakes under way and of callers being refused, as far as a tenth
 // of all goes.
@@ -198,6 +213,7 @@ func (l *loaded) gatewayConfig(maxConnections, shards int, log *slog.Logger) gat
 	c.MaxChannels, c.Replay = int(l.MaxChannels), int(l.Replay)
 	c.SendQueue, c.SlowTimeout = int(l.SendQueue), time.Duration(l.SlowTimeout)
 	c.RateBurst, c.RatePerSec = int(l.RateBurst), int(l.RatePerSec)
+	c.Heartbeat = time.Duration(l.Heartbeat)
 	c.Ping, c.MaxAge, c.Drain = time.Duration(l.Ping), time.Duration(l.MaxAge), time.Duration(l.Drain)
 	c.IPConnections, c.IPRate = int(l.IPConnections), int(l.IPRate)
 	c.AdmissionWait, c.RejectWS = time.Duration(l.AdmissionWait), l.Reject.word == "ws"

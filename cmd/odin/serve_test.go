@@ -227,14 +227,14 @@ func TestGatewayConfig(t *testing.T) {
 	l, err := load(t, []string{
 		"--addr=:1", "--replay=7", "--send-queue=8", "--slow-timeout=9s", "--rate-burst=10", "--rate-per-sec=11", "--ping=12s",
 		"--max-age=13s", "--max-message=17MiB", "--max-subscriptions=14", "--drain=15s", "--allow-origin=https://a.example",
-		"--trusted-proxy=10.1.2.3/8,192.0.2.1", "--echo", "--node=n", "--max-channels=16", "--max-handshakes=17",
+		"--trusted-proxy=10.1.2.3/8,192.0.2.1", "--echo", "--node=n", "--heartbeat=21s", "--max-channels=16", "--max-handshakes=17",
 	}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	c := l.gatewayConfig(99, 3, nil)
 	if c.Addr != ":1" || c.Replay != 7 || c.SendQueue != 8 || c.SlowTimeout != 9*time.Second || c.RateBurst != 10 || c.RatePerSec != 11 ||
-		c.Ping != 12*time.Second || c.MaxAge != 13*time.Second || c.MaxMessage != 17<<20 || c.MaxSubscriptions != 14 ||
+		c.Ping != 12*time.Second || c.Heartbeat != 21*time.Second || c.MaxAge != 13*time.Second || c.MaxMessage != 17<<20 || c.MaxSubscriptions != 14 ||
 		c.Drain != 15*time.Second || c.AllowOrigin[0] != "https://a.example" || !c.Echo || c.Node != "n" ||
 		c.MaxChannels != 16 || c.MaxHandshakes != 17 || c.MaxConnections != 99 || c.Shards != 3 {
 		t.Errorf("%+v", c)

@@ -56,6 +56,7 @@ type serveConfig struct {
 	PublishRate   count  `flag:"publish-rate" default:"0" usage:"messages a second the publish API takes, all publishers together; 0: no bound"`
 	RatePerSec    count  `flag:"rate-per-sec" default:"10" usage:"commands a second a client may send after the burst"`
 	Ping          span   `flag:"ping" default:"20s" usage:"interval of WebSocket pings; silence for two of them ends the connection (4201)"`
+	Heartbeat     span   `flag:"heartbeat" default:"15s" usage:"after how much silence a client is sent a heartbeat; clients in the field count on 15s"`
 	MaxAge        span   `flag:"max-age" default:"0s" usage:"close connections after about this long (1012), so that clients spread over new nodes; 0: never"`
 	IPConnections count  `flag:"ip-connections" default:"0" usage:"connections one client address may have at once; 0: no bound"`
 	IPRate        count  `flag:"ip-rate" default:"0" usage:"connections one client address may open a second; 0: no bound"`
@@ -324,7 +325,7 @@ func (l *loaded) validate() error {
 			bad(flag, "want a size")
 		}
 	}
-	for flag, d := range map[string]span{"ping": l.Ping, "slow-timeout": l.SlowTimeout} {
+	for flag, d := range map[string]span{"ping": l.Ping, "heartbeat": l.Heartbeat, "slow-timeout": l.SlowTimeout} {
 		if time.Duration(d) < 100*time.Millisecond {
 			bad(flag, "want at least 100ms")
 		}

@@ -8,9 +8,11 @@ import (
 	"io"
 	"maps"
 	"os"
+	"os/signal"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -37,8 +39,8 @@ acknowledged; whatever comes instead is its error, named by what happened:
 
 So connections = connected + the errors' sum. A connection that was connected
 and that the server ended later stays connected in that count; why it ended is
-in "Ended early" (and, while clients had stopped reading as --stall-after says,
-in "Ended while stalled"). Output ends with two lines:
+in "Ended early" (and, while clients had stopped reading, after
+--stall-after or because of a SIGUSR1, in "Ended while stalled"). Output ends with two lines:
 
   Progress: 2184/10000 connections (21.8% success rate)
   Error breakdown: {"http_503": 7816}
@@ -118,7 +120,7 @@ func newStress() *cobra.Command {
 	fs.Float64Var(&f.rate, "rate", 2000, "connections to begin a second; 0: as many as --in-flight lets")
 	fs.Var(&f.inFlight, "in-flight", "handshakes under way at once; 0: no bound")
 	fs.Var(&f.timeout, "timeout", "how long one attempt may take")
-	fs.Var(&f.stall, "stall-after", "all normal clients stop reading after this long; 0: never")
+	fs.Var(&f.stall, "stall-after", "all normal clients stop reading after this long, or at SIGUSR1; 0: at SIGUSR1 only")
 	fs.Var(&f.resume, "resume-after", "and read again after so much longer; 0: never")
 	fs.Var(&f.slowRead, "slow-read", "bytes a second that a slow client reads")
 	fs.Var(&f.rcvBuf, "rcvbuf", "SO_RCVBUF of each connection (default: the kernel's; 4KiB for --slow and --flood)")
@@ -169,8 +171,6 @@ func (f *stressFlags) config() (swarm.Config, error) {
 		return swarm.Config{}, usagef("--ms belongs to --mode latest")
 	case f.rate < 0 || f.publishRate < 0:
 		return swarm.Config{}, usagef("a rate is below 0")
-	case f.resume > 0 && f.stall == 0:
-		return swarm.Config{}, usagef("--resume-after belongs to --stall-after")
 	case f.duration == 0:
 		return swarm.Config{}, usagef("--duration: want more than 0")
 	case f.expect > int(f.connections):
@@ -236,6 +236,9 @@ func (f *stressFlags) run(cmd *cobra.Command) error {
 		}
 		defer to.close()
 	}
+	usr1 := make(chan os.Signal, 1)
+	signal.Notify(usr1, syscall.SIGUSR1) // from before there is anyone to stall: never a death by it
+	defer signal.Stop(usr1)
 	began := time.Now()
 	s, err := swarm.Start(cfg)
 	if err != nil {
@@ -245,10 +248,16 @@ func (f *stressFlags) run(cmd *cobra.Command) error {
 	show := startProgress(cmd.ErrOrStderr(), stressLine(s, cfg.Connections))
 	timer := time.NewTimer(time.Duration(f.duration))
 	defer timer.Stop()
-	select {
-	case <-cmd.Context().Done():
-	case <-timer.C:
-	case <-s.Done():
+	for over := false; !over; {
+		select {
+		case <-usr1:
+			s.Stall()
+			continue
+		case <-cmd.Context().Done():
+		case <-timer.C:
+		case <-s.Done():
+		}
+		over = true
 	}
 	o := stressOutcome{flags: f, cfg: &cfg, expected: expected, processes: s.Processes()}
 	o.published, o.publishErr = pub.stop()

@@ -112,7 +112,6 @@ func TestStressUsage(t *testing.T) {
 		"--url wss://x/ws":                   "ws only",
 		"--mode some":                        "want all or latest",
 		"--ms 5":                             "--ms belongs to --mode latest",
-		"--resume-after 5s":                  "belongs to --stall-after",
 		"--expect-errors x":                  "want JSON such as",
 		"--connections 5 --expect 6":         "--expect 6 of 5",
 		"--duration 0":                       "--duration",

@@ -40,6 +40,8 @@ type stats struct {
 	Backlog int64            `json:"backlogBytes"`
 	Closes  map[string]int64 `json:"closes"`
 	Reject  map[string]int64 `json:"rejected"`
+	Waiting int              `json:"waiting"`
+	Waited  int64            `json:"waited"`
 	Memory  float64          `json:"memoryMB"`
 }
 

@@ -17,12 +17,13 @@ const mib = 1 << 20
 // scenario is one run: N clients, a feed, all stop reading.
 type scenario struct {
 	name    string
-	limit   int64    // of the group, bytes
-	args    []string // of serve
-	want    int      // what the formula must give
-	more    float64  // a control: N is this many times the formula's, and the sum must be passed
-	lie     int64    // a control: what the server is told its limit is
-	connect time.Duration
+	limit   int64         // of the group, bytes
+	args    []string      // of serve
+	want    int           // what the formula must give
+	more    float64       // a control: N is this many times the formula's, and the sum must be passed
+	lie     int64         // a control: what the server is told its limit is
+	connect time.Duration // in which all must have connected; less is taken if they are sooner
+	fed     time.Duration // they read for so long, all connected
 	hold    time.Duration // stalled for so long, at most
 
 	// What is published once they have stopped reading: flat out, unless pause
@@ -126,7 +127,7 @@ func (r *rig) stall(sc scenario) (out row) {
 		}
 	}()
 	control := sc.more > 0
-	n, args := sc.want, sc.args
+	n, args := sc.want, slices.Concat(r.serveArgs, sc.args)
 	if control {
 		n = int(float64(sc.want) * sc.more)
 		args = append([]string{
@@ -157,11 +158,11 @@ func (r *rig) stall(sc scenario) (out row) {
 	}
 	r.say("%s: limit %s, %d connections; empty: working set %s", sc.name, size(sc.limit), st.Max, size(w.current().working))
 
-	// Connect all; what follows the stall must be within the run.
+	// Connect all; what follows must be within the run.
 	began := time.Now()
-	total := sc.connect + sc.hold + 30*time.Second
+	total := sc.connect + sc.fed + sc.hold + 30*time.Second
 	cl, err := r.stress(s, st.Max, total, append([]string{
-		"--channel", "stress.0", "--rcvbuf", "4KiB", "--stall-after", sc.connect.String(), "--timeout", "2m",
+		"--channel", "stress.0", "--rcvbuf", "4KiB", "--timeout", "2m",
 	}, r.stressArgs...)...)
 	if err != nil {
 		fault("%v", err)
@@ -189,7 +190,7 @@ func (r *rig) stall(sc scenario) (out row) {
 
 	// A feed while they read, until they stop.
 	feed := s.publish(1, 1, 150, r.feedPause)
-	for time.Since(began) < sc.connect && s.alive() {
+	for t := time.Now(); time.Since(t) < sc.fed && s.alive(); {
 		time.Sleep(100 * time.Millisecond)
 	}
 	feed.end()
@@ -205,11 +206,12 @@ func (r *rig) stall(sc scenario) (out row) {
 	r.say("%s: %d messages fed, %d connected; working set %s, sockets %s; peak so far %s", sc.name, out.fed, st.Current, size(before.working), size(before.sock), size(fedPeak.full))
 
 	// All stop reading; publish flat out.
-	batch, length := 200, 1000
+	cl.stall()
+	batch, length, pause := 200, 1000, r.flatPause
 	if sc.pause > 0 {
-		batch, length = 1, sc.size
+		batch, length, pause = 1, sc.size, sc.pause
 	}
-	flat := s.publish(1, batch, length, sc.pause)
+	flat := s.publish(1, batch, length, pause)
 	stallBegan, lastCut, cutAll := time.Now(), time.Time{}, false
 	last := st.Current
 	for time.Since(stallBegan) < sc.hold && s.alive() {

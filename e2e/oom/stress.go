@@ -51,6 +51,9 @@ func (r *rig) stress(s *server, n int, d time.Duration, args ...string) (*stress
 	return st, nil
 }
 
+// stall makes its clients stop reading now.
+func (st *stress) stall() { _ = st.cmd.Process.Signal(syscall.SIGUSR1) }
+
 // end asks it to finish, if it hasn't, and returns what it saw.
 func (st *stress) end() (result, error) {
 	_ = st.cmd.Process.Signal(os.Interrupt)

@@ -48,8 +48,8 @@ type Config struct {
 	// some 28 000 ports.
 	Sources []netip.Prefix
 
-	// StallAfter is after how long normal clients stop reading, ResumeAfter how
-	// long they stay so; 0: never, and for good.
+	// StallAfter is after how long normal clients stop reading (0: at
+	// Swarm.Stall only), ResumeAfter how long they stay so (0: for good).
 	StallAfter, ResumeAfter time.Duration
 
 	// Check keeps the ledger.

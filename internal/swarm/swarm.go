@@ -36,6 +36,7 @@ type Swarm struct {
 type member interface {
 	counts() Counts
 	published(es []Entry)
+	stall()
 	finish(e endOrder) (Report, error)
 	over() <-chan struct{} // closed when nothing is left to happen, or it died
 }
@@ -104,6 +105,14 @@ func (s *Swarm) Published(es []Entry) {
 	}
 }
 
+// Stall makes the normal clients stop reading now, as if Config.StallAfter had
+// just passed. Those still in their handshakes finish them.
+func (s *Swarm) Stall() {
+	for _, m := range s.members {
+		m.stall()
+	}
+}
+
 // Done is closed when nothing is left to happen: every attempt failed or ended.
 func (s *Swarm) Done() <-chan struct{} { return s.done }
 
@@ -159,6 +168,10 @@ func startLocal(cfg Config, p part) (member, error) {
 func (l local) counts() Counts        { return *l.w.snapshot.Load() }
 func (l local) over() <-chan struct{} { return l.w.over }
 func (l local) published(es []Entry)  { l.w.post(func() { l.w.ledger.published(es) }) }
+func (l local) stall() {
+	// Rounded up, so that a stall at once is not "never".
+	l.w.post(func() { l.w.cfg.StallAfter = time.Since(l.w.began) + 1 })
+}
 func (l local) finish(e endOrder) (Report, error) {
 	l.w.post(func() {
 		w := l.w
@@ -176,6 +189,7 @@ type toChild struct {
 	Config    *Config   `json:"config,omitempty"`
 	Part      part      `json:"part,omitzero"`
 	Published []Entry   `json:"published,omitempty"`
+	Stall     bool      `json:"stall,omitempty"`
 	Finish    *endOrder `json:"finish,omitempty"`
 }
 
@@ -280,6 +294,8 @@ func (c *child) counts() Counts {
 
 func (c *child) published(es []Entry) { c.send(toChild{Published: es}) }
 
+func (c *child) stall() { c.send(toChild{Stall: true}) }
+
 func (c *child) finish(e endOrder) (Report, error) {
 	c.send(toChild{Finish: &e})
 	<-c.gone
@@ -301,8 +317,8 @@ func (c *child) finish(e endOrder) (Report, error) {
 // Child is the program of Config.Child: it runs one part, told and telling by
 // JSON lines, until it is asked to finish or in ends.
 func Child(in io.Reader, out io.Writer) error {
-	// Signals from a terminal go to all processes; the first one decides.
-	signal.Ignore(syscall.SIGINT, syscall.SIGTERM)
+	// Signals to a process group reach all of them; the first process decides.
+	signal.Ignore(syscall.SIGINT, syscall.SIGTERM, syscall.SIGUSR1)
 	var mu sync.Mutex
 	enc := json.NewEncoder(out)
 	tell := func(m fromChild) {
@@ -344,6 +360,9 @@ func Child(in io.Reader, out io.Writer) error {
 		if next.Finish != nil {
 			end = *next.Finish
 			break
+		}
+		if next.Stall {
+			m.stall()
 		}
 		if next.Published != nil && first.Config.Check {
 			m.published(next.Published)

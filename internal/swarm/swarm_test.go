@@ -138,9 +138,10 @@ func TestStall(t *testing.T) {
 	}
 
 	g = newSite(t, func(c *gateway.Config) { c.SlowTimeout = time.Second })
-	s = start(t, Config{URL: g.url(), Connections: 10, Channels: []string{"stress.0"}, RcvBuf: 4096, StallAfter: 500 * time.Millisecond})
+	s = start(t, Config{URL: g.url(), Connections: 10, Channels: []string{"stress.0"}, RcvBuf: 4096, Processes: 2, Child: []string{os.Args[0], "swarm-child"}})
 	settled(t, s, 10)
-	time.Sleep(600 * time.Millisecond)
+	s.Stall()
+	time.Sleep(500 * time.Millisecond)
 	g.publish(s, "stress.0", 1000)
 	select {
 	case <-s.Done():

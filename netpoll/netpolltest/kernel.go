@@ -73,7 +73,8 @@ type Socket struct {
 
 	shut, closed, aborted bool
 
-	queued, sndbuf int // see sockmem.go
+	queued, sndbuf int    // see sockmem.go
+	acked          uint64 // the same
 }
 
 // FD is the descriptor; after the close it may be another socket's.

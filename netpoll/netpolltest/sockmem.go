@@ -3,6 +3,12 @@ package netpolltest
 // SetQueued sets what Queued says of the socket from now on.
 func (s *Socket) SetQueued(n int) { s.queued = n }
 
+// SetAcked sets what Acked says of the socket from now on.
+func (s *Socket) SetAcked(n uint64) { s.acked = n }
+
+// Acked implements netpoll.Loop.
+func (l *Loop) Acked(fd int) (uint64, error) { return l.own("Acked", fd).acked, nil }
+
 // SendBuffer is the last value of SetSendBuffer, 0 before.
 func (s *Socket) SendBuffer() int { return s.sndbuf }
 

@@ -14,11 +14,9 @@ import (
 	"github.com/odin-ws/odin/gateway/broker"
 )
 
-// Bounds of what may be published and not acked yet, over all callers.
-const (
-	maxUnacked      = 4096
-	maxUnackedBytes = 16 << 20
-)
+// maxUnacked bounds what may be published and not acked yet, messages, over all
+// callers. The bytes are bounded by queues.unacked.
+const maxUnacked = 4096
 
 // acks matches publish acks with their callers. nats.go's own PublishMsgAsync
 // does the same job in either of its packages; this one is a tenth faster (no
@@ -29,6 +27,7 @@ type acks struct {
 	prefix string // of the reply subjects, with the dot
 	free   chan uint32
 	bytes  *semaphore.Weighted
+	most   int64 // bytes' bound
 
 	mu    sync.Mutex
 	slots []ackSlot // guarded by mu
@@ -54,11 +53,13 @@ type call struct {
 	sealed  bool          // all items were sent or refused
 }
 
-func (a *acks) init() {
+// init makes room for most bytes under way.
+func (a *acks) init(most int64) {
 	a.prefix = nats.NewInbox() + "."
 	a.free = make(chan uint32, maxUnacked)
+	a.most = most
 	a.slots = make([]ackSlot, maxUnacked)
-	a.bytes = semaphore.NewWeighted(maxUnackedBytes)
+	a.bytes = semaphore.NewWeighted(most)
 	for i := range uint32(maxUnacked) {
 		a.free <- i
 	}

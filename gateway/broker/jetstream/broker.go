@@ -50,8 +50,9 @@ func New(cfg Config) (*Broker, error) {
 	}
 	b := &Broker{done: make(chan struct{})}
 	b.cfg = cfg
-	b.acks.init()
-	b.gets.init()
+	q := cfg.queues()
+	b.acks.init(q.unacked)
+	b.gets.init(q.reads)
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 	b.links.changed = make(chan struct{}, 1)
 	b.setState(broker.State{Err: errors.New("not started")})
@@ -87,8 +88,9 @@ func (b *Broker) Publish(ctx context.Context, p broker.Publication) (broker.Ack,
 	return r.Ack, r.Err
 }
 
-// PublishBatch implements broker.Broker. At most 4096 messages or 16 MiB, over
-// all callers, are under way at a time; a batch beyond that waits its turn.
+// PublishBatch implements broker.Broker. At most 4096 messages, or a
+// sixteenth of Config.Memory, are under way at a time over all callers; a batch
+// beyond that waits its turn.
 func (b *Broker) PublishBatch(ctx context.Context, ps []broker.Publication) []broker.Result {
 	return b.publish(ctx, ps)
 }

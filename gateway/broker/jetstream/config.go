@@ -51,9 +51,16 @@ type Config struct {
 	// MaxPayload is the largest publication in bytes; the embedded server takes
 	// no more from anyone (headers come on top). Default 1 MiB.
 	MaxPayload int
-	// Queue is the bound of the live subscription, in messages. What arrives
-	// while it is full is dropped and read from the stream again, so it trades
-	// memory against speed, not against loss. Default 16384.
+	// Memory is what may wait between this node and the stream, bytes: the
+	// embedded server's queues and caches, publishes that are not acked, and the
+	// live subscription. No queue is less than a few of the largest messages.
+	// 0 means fixed figures for a process that isn't short of memory: 16 MiB for
+	// each connection to the embedded server, 32 MiB for its store, 16 MiB not
+	// acked, 64 MiB live.
+	Memory int64
+	// Queue is the bound of the live subscription, in messages, where Memory
+	// allows that many. What arrives while it is full is dropped and read from the stream
+	// again, so it trades memory against speed, not against loss. Default 16384.
 	Queue int
 	// AckTimeout is how long a publish waits for its ack before it fails with
 	// broker.ErrUncertain. Default 5 s.
@@ -99,7 +106,7 @@ func (c Config) withDefaults() (Config, error) {
 		value int64
 	}{
 		{"retention", c.Retention}, {"max age", int64(c.MaxAge)}, {"max payload", int64(c.MaxPayload)},
-		{"queue", int64(c.Queue)}, {"ack timeout", int64(c.AckTimeout)}, {"audit", int64(c.Audit)},
+		{"queue", int64(c.Queue)}, {"memory", c.Memory}, {"ack timeout", int64(c.AckTimeout)}, {"audit", int64(c.Audit)},
 		{"ping", int64(c.Ping)},
 	} {
 		if n.value < 0 {

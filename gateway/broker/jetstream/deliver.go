@@ -19,7 +19,7 @@ import (
 // stream goes out after Open with a new one.
 type delivery struct {
 	b    *Broker
-	live chan *nats.Msg // odin.out.> and the advisories; the client library drops when it is full
+	live chan *nats.Msg // odin.out.> and the advisories; more waits in the client library, which drops what is too much
 
 	epoch    string // of the last Open, "" before the first
 	created  int64  // when that life of the stream began, Unix ns
@@ -45,10 +45,14 @@ type delivery struct {
 	growErr   string // what was logged of the last attempt
 }
 
+// liveHandoff is how many messages are handed over at once. The queue is the
+// client library's, which counts its bytes too.
+const liveHandoff = 64
+
 func newDelivery(b *Broker) *delivery {
 	return &delivery{
 		b:    b,
-		live: make(chan *nats.Msg, b.cfg.Queue),
+		live: make(chan *nats.Msg, min(liveHandoff, b.cfg.Queue)),
 	}
 }
 

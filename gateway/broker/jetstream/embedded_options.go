@@ -13,12 +13,8 @@ import (
 	"github.com/nats-io/nuid"
 )
 
-// The embedded server's own queues. They are terms of the memory formula: at
-// most this much waits for each of the node's connections and for the store.
 const (
-	serverMaxPending = 16 << 20 // bytes waiting for one client before it is cut
 	streamQueueMsgs  = 16384    // messages waiting for the store before they are refused
-	streamQueueBytes = 32 << 20
 	headerRoom       = 16 << 10 // bytes of headers on top of MaxPayload
 	reconnectReports = 60       // a route that is gone is tried, and otherwise reported, every second
 )
@@ -71,11 +67,12 @@ func (c Config) serverOptions() (opts *server.Options, l login, err error) {
 	}
 	orDefault(&opts.StoreDir, c.DataDir)
 	orDefault(&opts.MaxPayload, int32(c.MaxPayload+headerRoom))
-	orDefault(&opts.MaxPending, serverMaxPending)
+	q := c.queues()
+	orDefault(&opts.MaxPending, q.pending)
 	orDefault(&opts.WriteDeadline, 10*time.Second)
 	orDefault(&opts.ReconnectErrorReports, reconnectReports)
 	orDefault(&opts.StreamMaxBufferedMsgs, streamQueueMsgs)
-	orDefault(&opts.StreamMaxBufferedSize, streamQueueBytes)
+	orDefault(&opts.StreamMaxBufferedSize, q.stream)
 	if c.ConfigFile == "" {
 		// A fixed figure, not what the disk has free now: the reservation must not
 		// fail on a disk that is nearly full because it holds our own stream.

@@ -38,10 +38,11 @@ type batch struct {
 	done    chan struct{} // closed when no more is written to the fields above
 }
 
-func (g *gets) init() {
+// init lets reads other than the delivery's ask for so many bytes at a time.
+func (g *gets) init(reads int64) {
 	g.prefix = nats.NewInbox() + "."
 	g.open = make(map[uint64]*batch)
-	g.reading = semaphore.NewWeighted(readBytes)
+	g.reading = semaphore.NewWeighted(reads)
 }
 
 func (g *gets) begin() (*batch, uint64) {

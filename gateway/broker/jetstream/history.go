@@ -10,11 +10,10 @@ import (
 )
 
 const (
-	// pageBytes is what one request of History or Channels asks for at most, and
-	// readBytes what all that are under way ask for: a quarter of the server's
-	// max_pending, at which it cuts the connection.
+	// pageBytes is what one request of History or Channels asks for at most. What
+	// all that are under way ask for is bounded by queues.reads: a quarter of the
+	// server's max_pending, at which it cuts the connection.
 	pageBytes = 1 << 20
-	readBytes = 4 << 20
 	// lives is how often a read is begun again because the stream was made anew
 	// under it.
 	lives = 3

@@ -14,6 +14,10 @@ import (
 // errWindow means that no publish under way was acked for AckTimeout.
 var errWindow = errors.New("too many publishes under way")
 
+// publishRoom is what a publish takes in the store's queue beside its data, name
+// and key, at most, bytes: prefixes, the reply subject, a header's frame.
+const publishRoom = 256
+
 // publish stores ps in order, pipelined, and waits for the acks.
 func (c *client) publish(ctx context.Context, ps []broker.Publication) []broker.Result {
 	call := &call{results: make([]broker.Result, len(ps)), done: make(chan struct{})}
@@ -69,7 +73,7 @@ func (c *client) send(ctx context.Context, call *call, i int, p *broker.Publicat
 	if err != nil {
 		return err
 	}
-	size := min(int64(len(p.Data)), maxUnackedBytes)
+	size := min(int64(len(p.Data)+len(p.Channel)+len(p.Key))+publishRoom, c.acks.most)
 	slot, err := c.slot(ctx, size)
 	if err != nil {
 		return err

@@ -29,8 +29,9 @@ func NewPublisher(url string) (*Publisher, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	p := &Publisher{cancel: cancel}
 	p.cfg = cfg
-	p.acks.init()
-	p.gets.init()
+	q := cfg.queues()
+	p.acks.init(q.unacked)
+	p.gets.init(q.reads)
 	nc, err := p.connect(ctx, "publish", p.lostConn, p.forgetLife)
 	if err != nil {
 		cancel()

@@ -10,7 +10,7 @@ import (
 
 const (
 	fetchBatch = 1000    // messages one batched direct get asks for; with a witness less than the server's 1024 for multi_last
-	fetchBytes = 4 << 20 // bytes it asks for; well under the server's max_pending
+	fetchBytes = 4 << 20 // bytes it asks for at most, see queues
 	lagRetry   = 50 * time.Millisecond
 )
 
@@ -54,7 +54,7 @@ func (d *delivery) fill(ctx context.Context, before uint64) error {
 // It stops before the first that is missing or unreadable; none is not an error.
 func (d *delivery) fetch(ctx context.Context, from, before uint64) ([]got, error) {
 	n := int(min(before-from, fetchBatch))
-	b, err := d.b.getBatch(ctx, getRequest{Seq: from, Batch: n, MaxBytes: fetchBytes})
+	b, err := d.b.getBatch(ctx, getRequest{Seq: from, Batch: n, MaxBytes: d.b.cfg.queues().fetch})
 	if err != nil {
 		return nil, err
 	}
@@ -134,7 +134,7 @@ func (d *delivery) findPrevs(ctx context.Context, batch []got) error {
 	if err != nil {
 		return err
 	}
-	last, err := d.b.provenLast(ctx, unknown, before, fetchBytes, witness)
+	last, err := d.b.provenLast(ctx, unknown, before, d.b.cfg.queues().fetch, witness)
 	for ch, i := range firsts {
 		batch[i].msg.Prev = last[inPrefix+ch]
 	}

@@ -161,8 +161,19 @@ func (d *delivery) subscribe(nc *nats.Conn) error {
 			d.b.counters.overflows.Add(1)
 		}
 	})
+	take := func(m *nats.Msg) {
+		select {
+		case d.live <- m:
+		case <-d.b.ctx.Done():
+		}
+	}
+	q := d.b.cfg.queues()
 	for _, subject := range append([]string{outPrefix + ">"}, advisories...) {
-		if _, err := nc.ChanSubscribe(subject, d.live); err != nil {
+		sub, err := nc.Subscribe(subject, take)
+		if err != nil {
+			return err
+		}
+		if err := sub.SetPendingLimits(q.liveN, int(q.live)); err != nil {
 			return err
 		}
 	}
