@@ -167,8 +167,11 @@ func (l *link) ended(err error, stable time.Duration) (e end) {
 	switch {
 	case l.bad != nil:
 		e.fate, e.moves = lost, true
-		if l.again {
+		switch {
+		case l.again:
 			e.fate, e.moves = atOnce, false
+		case refusesToken(l.bad.Status):
+			e.fate, e.moves = reauth, false
 		}
 		e.err = l.bad
 	case code > 0:

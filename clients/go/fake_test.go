@@ -130,7 +130,7 @@ func (s *fakeServer) count() int {
 	return s.dials
 }
 
-const patience = 5 * time.Second
+const patience = 20 * time.Second
 
 // accept waits for the next connection and greets it.
 func (s *fakeServer) accept() *fakeConn {
