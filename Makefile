@@ -163,9 +163,11 @@ e2e-vm: build ## The same under cgroup v2's OOM killer, in an emulated machine (
 
 .PHONY: fuzz
 fuzz: ## Fuzz every fuzz target for FUZZTIME (20s) each
-	@for pkg in $$(go list ./...); do \
-	  for f in $$(go test -list '^Fuzz' $$pkg 2>/dev/null | grep '^Fuzz' || true); do \
-	    echo "$$pkg $$f"; go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$pkg; \
+	@for module in . clients/go; do \
+	  for pkg in $$(go -C $$module list ./...); do \
+	    for f in $$(go -C $$module test -list '^Fuzz' $$pkg 2>/dev/null | grep '^Fuzz' || true); do \
+	      echo "$$pkg $$f"; go -C $$module test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$pkg; \
+	    done; \
 	  done; \
 	done
 
