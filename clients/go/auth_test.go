@@ -30,14 +30,14 @@ func (s *fakeServer) bearer(i int) string {
 func TestTokenRefresh(t *testing.T) {
 	s, r := newFake(t), newRecorder(t)
 	opts := r.options()
-	opts.Token, _ = tokens(100 * time.Millisecond)
+	opts.Token, _ = tokens(time.Second)
 	_, conn := connected(t, s, opts, testClock())
 	if got := s.bearer(0); got != "Bearer t1" {
 		t.Errorf("dialled with %q", got)
 	}
 	at := time.Now()
 	o := conn.expect("auth")
-	if d := time.Since(at); o.Token != "t2" || d > 100*time.Millisecond {
+	if d := time.Since(at); o.Token != "t2" || d > time.Second {
 		t.Errorf("auth with %q after %v", o.Token, d)
 	}
 	conn.send(`{"t":"ack","id":%d}`, o.ID)

@@ -31,18 +31,19 @@ type link struct {
 	reading atomic.Bool  // the run loop waits for a frame: silence counts
 
 	// Guarded by Client.mu.
-	hello   frame
-	outbox  []*command // to be sent, in order
-	waiting []*command // sent and not answered, in order
-	unsubs  []string   // names to be unsubscribed
-	tokens  float64    // commands that may be sent
-	refill  time.Time
-	paused  time.Time // nothing is sent before
-	tick    time.Time // of the next checkpoint
-	renew   time.Time // of the token; zero: never
-	bye     *time.Duration
-	bad     *Error // why this side gave it up
-	again   bool   // and wants to be back at once
+	hello    frame
+	outbox   []*command // to be sent, in order
+	waiting  []*command // sent and not answered, in order
+	answered time.Time  // when the last answer came, or a part of one
+	unsubs   []string   // names to be unsubscribed
+	tokens   float64    // commands that may be sent
+	refill   time.Time
+	paused   time.Time // nothing is sent before
+	tick     time.Time // of the next checkpoint
+	renew    time.Time // of the token; zero: never
+	bye      *time.Duration
+	bad      *Error // why this side gave it up
+	again    bool   // and wants to be back at once
 }
 
 func (l *link) nudge() {
@@ -224,7 +225,7 @@ func (c *Client) connect(url string) (*link, end) {
 			l.heard.Store(time.Now().UnixNano())
 			return true
 		},
-	})
+	}) //nolint:bodyclose // its documentation: never needed
 	if err != nil {
 		return nil, c.refusal(res, err)
 	}

@@ -171,7 +171,7 @@ func TestSubscribeRefused(t *testing.T) {
 		"bad_channel": r.follow("a..b"),
 		"options":     r.follow(),
 	} {
-		if _, err := c.Subscribe(t.Context(), opts); err == nil || err.(*Error).Code != name {
+		if _, err := c.Subscribe(t.Context(), opts); asError(err).Code != name {
 			t.Errorf("%v: %v", opts.Channels, err)
 		}
 	}
@@ -182,13 +182,13 @@ func TestSubscribeRefused(t *testing.T) {
 	}()
 	o := conn.expect("sub")
 	conn.send(`{"t":"ack","id":%d,"ch":{"ok":{"epoch":"e7","seq":1}},"rej":{"secret":"forbidden"}}`, o.ID)
-	if err := <-got; err == nil || err.(*Error).Code != "forbidden" || err.(*Error).Channel != "secret" {
+	if err := <-got; asError(err).Code != "forbidden" || asError(err).Channel != "secret" {
 		t.Errorf("Subscribe says %v", err)
 	}
 	conn.expect("unsub") // none of it is followed
 	subscribed(t, c, r.follow("w.*"), func() { conn.ackAt(conn.expect("sub"), "e7", 1) })
 	for _, name := range []string{"w.x", "w.*", "w.x.*"} {
-		if _, err := c.Subscribe(t.Context(), r.follow(name)); err == nil || err.(*Error).Code != "overlap" {
+		if _, err := c.Subscribe(t.Context(), r.follow(name)); asError(err).Code != "overlap" {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -297,11 +297,11 @@ func TestMalformed(t *testing.T) {
 func TestSlowCallback(t *testing.T) {
 	s, r := newFake(t), newRecorder(t)
 	k := testClock()
-	k.hb, k.answer = 20*time.Millisecond, 20*time.Millisecond
+	k.hb, k.answer = 100*time.Millisecond, 300*time.Millisecond
 	got := make(chan *fakeConn, 1)
 	go func() {
 		conn := s.acceptSilent()
-		conn.send(strings.Replace(fakeHello, "20000", "20", 1))
+		conn.send(strings.Replace(fakeHello, "20000", "100", 1))
 		got <- conn
 	}()
 	c, err := dial(t.Context(), s.url(), r.options(), k)
@@ -316,7 +316,7 @@ func TestSlowCallback(t *testing.T) {
 	opts.OnMessage = func(m Message) {
 		if slow {
 			slow = false
-			time.Sleep(200 * time.Millisecond)
+			time.Sleep(500 * time.Millisecond)
 		}
 		say(m)
 	}

@@ -3,6 +3,7 @@ package odin
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -336,4 +337,11 @@ func following(t *testing.T, names ...string) (*fakeServer, *Client, *fakeConn, 
 	c, conn := connected(t, s, r.options(), testClock())
 	subscribed(t, c, r.follow(names...), func() { conn.ackAt(conn.expect("sub"), "e7", 100) })
 	return s, c, conn, r
+}
+
+// asError is the *Error in err, an empty one without.
+func asError(err error) *Error {
+	e := new(Error)
+	errors.As(err, &e)
+	return e
 }

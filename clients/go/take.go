@@ -47,6 +47,9 @@ func (c *Client) takeMsg(ch *chain, f *frame) {
 			h.bad = true
 			return
 		}
+		if c.link != nil {
+			c.link.answered = time.Now() // the replay goes on
+		}
 		c.deliver(ch, f)
 		return
 	}
@@ -180,6 +183,7 @@ func (c *Client) takeAnswer(l *link, f *frame) {
 	}
 	cmd := l.waiting[i]
 	l.waiting = slices.Delete(l.waiting, i, i+1)
+	l.answered = time.Now()
 	l.nudge()
 	if f.T == "err" {
 		c.takeErr(l, cmd, f)

@@ -129,13 +129,13 @@ func (c *Client) due(l *link, now time.Time) (bodies [][]byte, wait time.Duratio
 			c.fail(&Error{Code: "silent", Message: "nothing came for " + now.Sub(heard).Round(time.Millisecond).String()})
 			return nil, 0
 		}
-		if len(l.waiting) > 0 && now.Sub(l.waiting[0].sent) >= c.clock.answer {
+		if len(l.waiting) > 0 && now.Sub(l.since()) >= c.clock.answer {
 			c.fail(&Error{Code: "silent", Message: "no answer to " + l.waiting[0].op})
 			return nil, 0
 		}
 		wait = min(wait, limit/8)
 		if len(l.waiting) > 0 {
-			wait = min(wait, c.clock.answer-now.Sub(l.waiting[0].sent))
+			wait = min(wait, c.clock.answer-now.Sub(l.since()))
 		}
 	}
 	most := l.burst()
@@ -164,6 +164,15 @@ func (c *Client) due(l *link, now time.Time) (bodies [][]byte, wait time.Duratio
 		wait = min(wait, max(l.renew.Sub(now), 0))
 	}
 	return bodies, min(wait, max(l.tick.Sub(now), time.Millisecond))
+}
+
+// since is when the oldest command began to be answered: commands wait for those
+// before them.
+func (l *link) since() time.Time {
+	if sent := l.waiting[0].sent; sent.After(l.answered) {
+		return sent
+	}
+	return l.answered
 }
 
 // awaits reports whether an op is on its way.

@@ -38,6 +38,7 @@ export class Link {
 
   outbox: Command[] = []; // to be sent, in order
   waiting: Command[] = []; // sent and not answered, in order
+  answered = 0; // when the last answer came, or a part of one
   unsubs: string[] = []; // names to be unsubscribed
   tokens = 0; // commands that may be sent
   refill = 0;
@@ -253,6 +254,7 @@ export class Link {
         // The page slept, or a callback was long: what came meanwhile has not
         // been looked at yet, so nobody was silent.
         this.heard += late;
+        this.answered += late;
         for (const c of this.waiting) c.sent += late;
       }
       this.look();

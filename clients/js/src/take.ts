@@ -50,6 +50,7 @@ export function takeMsg(core: Core, ch: Chain, f: Frame): void {
     } else if (h.bad || f.prev > ch.at()) {
       h.bad = true;
     } else {
+      if (core.link) core.link.answered = Date.now(); // the replay goes on
       deliver(core, ch, f);
     }
     return;
@@ -177,6 +178,7 @@ function takeAnswer(core: Core, l: Link, f: Frame): void {
     if (f.t === "err") core.report(new OdinError(code, f.message));
     return;
   }
+  l.answered = Date.now();
   l.nudge();
   if (f.t === "err") {
     takeErr(core, l, cmd, code, f);

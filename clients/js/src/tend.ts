@@ -32,7 +32,8 @@ export function tend(core: Core, l: Link): number {
     }
     const oldest = l.waiting[0];
     if (oldest) {
-      const left = core.clock.answer - (now - oldest.sent);
+      // Commands wait for those before them.
+      const left = core.clock.answer - (now - Math.max(oldest.sent, l.answered));
       if (left <= 0) {
         l.giveUp(new OdinError("silent", `no answer to ${oldest.op}`));
         return 0;

@@ -11,7 +11,7 @@ function tokens(life) {
 
 test("npm's ws shows the token in the header and refreshes it by op", async (t) => {
   const [s, r] = [await Fake.start(t), new Recorder()];
-  const [, conn] = await connected(t, s, r.options({ token: tokens(100) }));
+  const [, conn] = await connected(t, s, r.options({ token: tokens(500) }));
   assert.equal(s.headers[0].authorization, "Bearer t1");
   let o = await conn.expect("auth");
   assert.equal(o.token, "t2");

@@ -212,11 +212,11 @@ test("what is no frame ends the connection and loses nothing", async (t) => {
 test("a callback's promise is waited for", async (t) => {
   const s = await Fake.start(t);
   const r = new Recorder();
-  const [c, conn] = await connected(t, s, r.options({ clock: { hb: 20, answer: 20 } }), { ping_ms: 20 });
+  const [c, conn] = await connected(t, s, r.options({ clock: { hb: 100, answer: 300 } }), { ping_ms: 100 });
   let running = 0;
   const onMessage = async (m) => {
     assert.equal(++running, 1);
-    if (m.seq === 1) await sleep(200);
+    if (m.seq === 1) await sleep(500);
     r.say(`${m.seq} after ${c.positions().a.seq}`);
     running--;
   };

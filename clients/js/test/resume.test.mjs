@@ -187,7 +187,7 @@ test("bye says when to come back", async (t) => {
   const began = Date.now();
   const next = await b.accept();
   const took = Date.now() - began;
-  assert.ok(took >= 140 && took < 600, `${took} ms`);
+  assert.ok(took >= 140 && took < 4000, `${took} ms`);
   assert.equal((await next.expect("sub")).since.a.seq, 100);
 });
 
@@ -217,7 +217,7 @@ test("Retry-After, where it can be read", async (t) => {
   };
   await connected(t, s, r.options());
   const took = Date.now() - refused;
-  assert.ok(took >= 110 && took < 1000, `${took} ms`);
+  assert.ok(took >= 110 && took < 4000, `${took} ms`);
   await r.want("error refused 503");
 });
 
@@ -234,7 +234,7 @@ test("refusals that are final, and that are not", async (t) => {
   for (const [status, final] of [[400, true], [401, true], [403, true], [404, true], [426, true], [408, false], [429, false], [500, false], [503, false]]) {
     s.refuse = () => ({ status });
     const r = new Recorder();
-    const signal = AbortSignal.timeout(100);
+    const signal = AbortSignal.timeout(final ? 20_000 : 100);
     const err = await dial(s.url, r.options({ signal })).catch((e) => e);
     assert.equal(err.status === status && err.fatal, final, `${status}: ${err}`);
     await r.want(`${final ? "fatal" : "error"} refused ${status}`);
@@ -243,21 +243,21 @@ test("refusals that are final, and that are not", async (t) => {
 
 test("silence", async (t) => {
   const [s, r] = [await Fake.start(t), new Recorder()];
-  const [, conn] = await connected(t, s, r.options({ clock: { hb: 50 } }), { ping_ms: 25 });
-  for (let i = 0; i < 10; i++) {
+  const [, conn] = await connected(t, s, r.options({ clock: { hb: 200 } }), { ping_ms: 100 });
+  for (let i = 0; i < 12; i++) {
     conn.send({ t: "hb", ts: 1 });
-    await sleep(20);
+    await sleep(50);
   }
   const began = Date.now();
   await conn.expect("ping"); // the probe
   await r.want("error silent");
-  assert.ok(Date.now() - began < 1000);
+  assert.ok(Date.now() - began < 4000);
   await s.accept();
 });
 
 test("no greeting", async (t) => {
   const [s, r] = [await Fake.start(t), new Recorder()];
-  const dialled = assert.rejects(dial(s.url, r.options({ clock: { handshake: 50 } })), { code: "bad_frame" });
+  const dialled = assert.rejects(dial(s.url, r.options({ clock: { handshake: 500 } })), { code: "bad_frame" });
   await s.conns.get("a connection");
   await r.want("error network");
   (await s.conns.get("a connection")).send({ t: "msg", ch: "a", seq: 1, prev: 0, d: 1 });
@@ -269,12 +269,12 @@ test("no greeting", async (t) => {
 
 test("no answer", async (t) => {
   const [s, r] = [await Fake.start(t), new Recorder()];
-  const [c, conn] = await connected(t, s, r.options({ clock: { answer: 30, hb: 100 } }));
+  const [c, conn] = await connected(t, s, r.options({ clock: { answer: 300 } }));
   const sub = c.subscribe(r.follow("a"));
   await conn.expect("sub");
-  for (let i = 0; i < 20; i++) {
+  for (let i = 0; i < 40; i++) {
     conn.send({ t: "hb", ts: 1 });
-    await sleep(5);
+    await sleep(10);
   }
   await r.want("error silent");
   const next = await s.accept();
