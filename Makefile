@@ -39,16 +39,18 @@ run: build ## Build and run a gateway with a demo market (ARGS='…' for more fl
 test: ## Run every Go test, shuffled and under the race detector
 	@if $(CAN_RACE); then export CGO_ENABLED=1; race=-race; \
 	else race=; echo 'note: no C compiler here: testing without the race detector'; fi; \
-	go test $$race -shuffle=on -timeout 8m ./...
+	go test $$race -shuffle=on -timeout 8m ./...; \
+	cd clients/go && go test $$race -shuffle=on -timeout 3m ./...
 	@$(MAKE) --no-print-directory e2e-missing
 
 .PHONY: check
-check: tidy-diff fmt vet lint imports e2e-deps test test-debug vuln ## Everything CI checks
+check: tidy-diff fmt vet lint imports e2e-deps test test-debug clients-js vuln ## Everything CI checks
 	@echo 'check: all passed'
 
 .PHONY: tidy-diff
 tidy-diff: ## Fail if go.mod or go.sum is not tidy
 	go mod tidy -diff
+	cd clients/go && go mod tidy -diff
 
 .PHONY: fmt
 fmt: ## Fail if a Go file is not gofmt-ed
@@ -59,11 +61,14 @@ fmt: ## Fail if a Go file is not gofmt-ed
 vet: ## Run go vet, with and without the debug build tag
 	go vet ./...
 	go vet -tags bufpooldebug ./bufpool
+	cd clients/go && go vet ./...
 
 .PHONY: lint
 lint: ## Run golangci-lint where it is installed (make tools)
-	@if [ -x $(TOOLS)/golangci-lint ]; then $(TOOLS)/golangci-lint run; \
-	elif command -v golangci-lint >/dev/null; then golangci-lint run; \
+	@if [ -x $(TOOLS)/golangci-lint ]; then lint=$(TOOLS)/golangci-lint; \
+	elif command -v golangci-lint >/dev/null; then lint=golangci-lint; \
+	else lint=; fi; \
+	if [ -n "$$lint" ]; then $$lint run && cd clients/go && $$lint run; \
 	else echo 'note: golangci-lint is not installed: not linted (make tools)'; fi
 
 .PHONY: imports
@@ -102,7 +107,29 @@ e2e-deps: ## Install the npm client the tests talk to (needs Node.js)
 .PHONY: e2e-missing
 e2e-missing:
 	@[ -d e2e/js/node_modules/ws ] || echo 'note: the npm client was not tested: e2e/js/node_modules is missing (make e2e-deps)'
+	@command -v npm >/dev/null || echo 'note: the TypeScript client was not tested: npm is not installed'
 	@command -v chromium chromium-browser google-chrome >/dev/null || echo 'note: the browser was not tested: no Chromium here (Debian: apt-get install chromium)'
+
+.PHONY: clients
+clients: clients-go clients-js ## Build and test the client libraries, Go and TypeScript
+
+.PHONY: clients-go
+clients-go: build
+	@if $(CAN_RACE); then export CGO_ENABLED=1; race=-race; else race=; fi; \
+	cd clients/go && go vet ./... && ODIN_BIN=$(CURDIR)/$(BIN) go test $$race -count=1 -shuffle=on -timeout 3m ./...
+
+.PHONY: clients-js-deps
+clients-js-deps:
+	@if ! command -v npm >/dev/null; then \
+	  if [ -n "$${ODIN_REQUIRE_JS:-}" ]; then echo 'npm is not installed'; exit 1; fi; \
+	  echo 'note: npm is not installed: the TypeScript client is not tested'; \
+	elif [ clients/js/node_modules/.package-lock.json -nt clients/js/package-lock.json ]; then :; \
+	else cd clients/js && npm ci --loglevel=error --no-audit --no-fund && touch node_modules/.package-lock.json; fi
+
+.PHONY: clients-js
+clients-js: clients-js-deps build
+	@if command -v npm >/dev/null; then \
+	  cd clients/js && npm run --silent build && ODIN_BIN=$(CURDIR)/$(BIN) npm test --silent; fi
 
 .PHONY: e2e-clients
 e2e-clients: e2e-deps ## Test with independent clients: two in Go, npm ws, headless Chromium
@@ -136,9 +163,11 @@ e2e-vm: build ## The same under cgroup v2's OOM killer, in an emulated machine (
 
 .PHONY: fuzz
 fuzz: ## Fuzz every fuzz target for FUZZTIME (20s) each
-	@for pkg in $$(go list ./...); do \
-	  for f in $$(go test -list '^Fuzz' $$pkg 2>/dev/null | grep '^Fuzz' || true); do \
-	    echo "$$pkg $$f"; go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$pkg; \
+	@for module in . clients/go; do \
+	  for pkg in $$(go -C $$module list ./...); do \
+	    for f in $$(go -C $$module test -list '^Fuzz' $$pkg 2>/dev/null | grep '^Fuzz' || true); do \
+	      echo "$$pkg $$f"; go -C $$module test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$pkg; \
+	    done; \
 	  done; \
 	done
 
@@ -149,4 +178,4 @@ bench: ## Go benchmarks, then the gateway against a featureless raw loop (A B A 
 
 .PHONY: clean
 clean: ## Remove what was built and the installed test clients and tools
-	rm -rf bin .tools e2e/js/node_modules
+	rm -rf bin .tools e2e/js/node_modules clients/js/node_modules clients/js/dist
