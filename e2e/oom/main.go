@@ -22,7 +22,8 @@ type rig struct {
 	flatPause  time.Duration // between batches, flat out
 	serveArgs  []string
 	stressArgs []string
-	again      int // connections offered once memory is back
+	again      int           // connections offered once memory is back
+	look       time.Duration // between readings; 0: 100 ms for memory, 250 ms for /stats
 }
 
 func (r *rig) say(format string, a ...any) {
@@ -110,7 +111,7 @@ func (r *rig) main(mode, odin, only, out, tmp, kernel string, more bool) (err er
 	case "guest":
 		r.v2, r.feedPause, r.stressArgs = true, 15*time.Second, []string{"--rate", "0", "--in-flight", "64"} // each process; fewer than the server takes handshakes
 		r.serveArgs, r.flatPause = []string{"--ping", "5m", "--heartbeat", "10m"}, 500*time.Millisecond
-		r.again = 2000
+		r.again, r.look = 2000, time.Second
 		text, faults = r.run(v2, wanted, false)
 	case "vm":
 		// Each in a machine of its own: what one leaves behind is not the next
@@ -189,11 +190,11 @@ var v1 = []scenario{
 // and heartbeats to tens of thousands of clients, which have no part in what they
 // hold, would take more than both its processors; so they are put off.
 var v2 = []scenario{
-	{name: "96MiB", limit: 96 * mib, args: small, want: 6144, connect: 5 * time.Minute, fed: 30 * time.Second, hold: 120 * time.Second},
-	{name: "96MiB-control", limit: 96 * mib, want: 6144, more: 1.5, lie: 4096 * mib, connect: 5 * time.Minute, fed: 5 * time.Second, hold: 120 * time.Second},
-	{name: "256MiB", limit: 256 * mib, want: 16384, connect: 6 * time.Minute, fed: 30 * time.Second, hold: 5 * time.Minute},
-	{name: "512MiB", limit: 512 * mib, want: 54613, connect: 15 * time.Minute, fed: 45 * time.Second, hold: 10 * time.Minute},
-	{name: "512MiB-steady", limit: 512 * mib, want: 54613, connect: 15 * time.Minute, fed: 45 * time.Second, hold: 10 * time.Minute, pause: time.Second, size: 3500},
+	{name: "96MiB", limit: 96 * mib, args: small, want: 6144, connect: 8 * time.Minute, fed: 30 * time.Second, hold: 120 * time.Second},
+	{name: "96MiB-control", limit: 96 * mib, want: 6144, more: 1.5, lie: 4096 * mib, connect: 8 * time.Minute, fed: 5 * time.Second, hold: 120 * time.Second},
+	{name: "256MiB", limit: 256 * mib, want: 16384, connect: 12 * time.Minute, fed: 30 * time.Second, hold: 5 * time.Minute},
+	{name: "512MiB", limit: 512 * mib, want: 54613, connect: 40 * time.Minute, fed: 45 * time.Second, hold: 10 * time.Minute},
+	{name: "512MiB-steady", limit: 512 * mib, want: 54613, connect: 40 * time.Minute, fed: 45 * time.Second, hold: 10 * time.Minute, pause: time.Second, size: 3500},
 }
 
 func (r *rig) run(all []scenario, wanted func(string) bool, exact bool) (string, []string) {

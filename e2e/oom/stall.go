@@ -49,7 +49,7 @@ type row struct {
 	faults                   []string
 }
 
-// watch samples a group and a port every 100 ms.
+// watch samples a group and a port every 100 ms, or as the rig says.
 type watch struct {
 	g      *group
 	port   uint16
@@ -64,14 +64,14 @@ type watch struct {
 	wait    sync.WaitGroup
 }
 
-func (g *group) watch(port uint16) *watch {
+func (g *group) watch(port uint16, every time.Duration) *watch {
 	w := &watch{g: g, port: port, quit: make(chan struct{})}
 	if !g.v2 {
 		w.object = socketStruct()
 	}
 	w.sample()
 	w.wait.Go(func() {
-		for tick := time.NewTicker(100 * time.Millisecond); ; {
+		for tick := time.NewTicker(max(every, 100*time.Millisecond)); ; {
 			select {
 			case <-tick.C:
 				w.sample()
@@ -141,7 +141,7 @@ func (r *rig) stall(sc scenario) (out row) {
 		return out
 	}
 	defer s.stop()
-	w := g.watch(s.port)
+	w := g.watch(s.port, r.look)
 	defer func() {
 		if w != nil {
 			w.end()
@@ -175,7 +175,7 @@ func (r *rig) stall(sc scenario) (out row) {
 		}
 	}()
 	for said := began; time.Since(began) < sc.connect && s.alive() && st.Current < n; {
-		time.Sleep(250 * time.Millisecond)
+		time.Sleep(max(r.look, 250*time.Millisecond))
 		if time.Since(said) > 20*time.Second {
 			said = time.Now()
 			r.say("%s: %d of %d connected", sc.name, st.Current, n)

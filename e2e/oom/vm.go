@@ -25,7 +25,7 @@ const (
 
 // watchdog ends a machine that hangs. The largest scenario takes 8 minutes on two
 // cores of its own.
-const watchdog = 40 * time.Minute
+const watchdog = 90 * time.Minute
 
 // vmInit is the machine's first process. Its root is memory, so data and logs are
 // on the disk: what the stream writes would be charged to the group else.
