@@ -217,7 +217,7 @@ func (c *Client) connect(url string) (*link, end) {
 		renew = renewal(token, time.Now())
 	}
 	l := &link{wake: make(chan struct{}, 1), opened: time.Now(), renew: renew}
-	ws, res, err := websocket.Dial(ctx, url, &websocket.DialOptions{
+	opts := &websocket.DialOptions{
 		Subprotocols: []string{"odin.v1.json"},
 		HTTPClient:   c.opts.HTTPClient,
 		HTTPHeader:   header,
@@ -225,7 +225,8 @@ func (c *Client) connect(url string) (*link, end) {
 			l.heard.Store(time.Now().UnixNano())
 			return true
 		},
-	}) //nolint:bodyclose // its documentation: never needed
+	}
+	ws, res, err := websocket.Dial(ctx, url, opts) //nolint:bodyclose // its documentation: never needed
 	if err != nil {
 		return nil, c.refusal(res, err)
 	}

@@ -376,7 +376,7 @@ func TestSilence(t *testing.T) {
 	}
 	at := time.Now()
 	conn.expect("ping") // the probe
-	conn = s.acceptSilent()
+	s.acceptSilent()
 	if d := time.Since(at); d > 4*time.Second {
 		t.Errorf("gone after %v", d)
 	}
