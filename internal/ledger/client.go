@@ -19,6 +19,7 @@ type Client struct {
 	received uint64            // guarded by mu
 	gaps     uint64            // guarded by mu
 	skipped  uint64            // guarded by mu
+	epochs   int               // gaps that ended one; guarded by mu
 	last     uint64            // the newest number received or told of; guarded by mu
 }
 
@@ -97,11 +98,18 @@ func (c *Client) Start(name, epoch string, after uint64) {
 }
 
 // Last is the newest number the client has received, or been told it misses, of
-// any of its channels.
+// any of its channels, in the newest epoch it was told of.
 func (c *Client) Last() uint64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.last
+}
+
+// Epochs is how many gaps told the client that an epoch had ended.
+func (c *Client) Epochs() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.epochs
 }
 
 // Received is how many messages it has.
@@ -214,15 +222,18 @@ func (c *Client) take(ch uint32, s *segment, m sighting) {
 		if len(s.late) < maxFaults {
 			s.late = append(s.late, m.seq)
 		}
+	case m.prev <= s.last && s.covers(m.seq-1) && m.skip == 0:
+		// A gap up to it: what the server names instead of what is gone is its own
+		// affair, as long as the client had it.
+		s.extend(m.seq, true)
+	case m.prev == s.last && s.toldWithin(s.last, m.seq):
+		s.extend(m.seq, true) // and what the gap doesn't cover is missing
 	case m.prev == s.last || !s.started && m.prev < s.last:
 		held = true
 		if m.skip > 0 {
 			c.l.fault(c, ch, s.epoch, m.seq, Skip, "follows %d, and says that %d were skipped", s.last, m.skip)
 		}
 		s.extend(m.seq, !s.started)
-	case m.prev < s.last && s.covers(m.seq-1):
-		// A gap up to it: what the server had before it is not known.
-		s.extend(m.seq, true)
 	case m.prev < s.last:
 		c.l.fault(c, ch, s.epoch, m.seq, Prev, "its prev is %d, but %d was received", m.prev, s.last)
 		s.extend(m.seq, true)
@@ -291,6 +302,16 @@ func (s *segment) covers(seq uint64) bool {
 	return i < len(s.told) && s.told[i].after < seq
 }
 
+// toldWithin reports whether there is a gap between two numbers.
+func (s *segment) toldWithin(after, before uint64) bool {
+	for i := len(s.told) - 1; i >= 0 && s.told[i].before > after+1; i-- {
+		if s.told[i].after+1 < before {
+			return true
+		}
+	}
+	return false
+}
+
 // tell adds a gap.
 func (s *segment) tell(g span) {
 	i := len(s.told)
@@ -313,6 +334,10 @@ func (c *Client) Gap(name string, after, before uint64, why string) {
 	c.l.mu.Lock()
 	defer c.l.mu.Unlock()
 	c.gaps++
+	if why == "epoch" {
+		c.epochs++
+		c.last = 0
+	}
 	if prefix, ok := strings.CutSuffix(name, "*"); ok {
 		c.wildGap(prefix, after, before, why)
 		return
@@ -325,7 +350,6 @@ func (c *Client) Gap(name string, after, before uint64, why string) {
 	}
 	s := k.now()
 	if why == "epoch" {
-		c.last = 0
 		s.void = true
 		next := &segment{epoch: unknown}
 		if before > 0 {
@@ -377,8 +401,5 @@ func (c *Client) wildGap(prefix string, after, before uint64, why string) {
 		case why != "epoch":
 			s.tell(span{after, before})
 		}
-	}
-	if why == "epoch" {
-		c.last = 0
 	}
 }

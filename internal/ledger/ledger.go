@@ -148,6 +148,23 @@ func (l *Ledger) Last(channel string) uint64 {
 	return l.lastSeqs[l.number(channel)]
 }
 
+// Acknowledged is how many messages of a channel in the newest epoch with
+// after < seq < before were acknowledged.
+func (l *Ledger) Acknowledged(channel string, after, before uint64) uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.epochs) == 0 {
+		return 0
+	}
+	ch, n := l.number(channel), uint64(0)
+	for seq := after + 1; seq < before; seq++ {
+		if f := l.epochs[len(l.epochs)-1].known(seq); f != nil && f.acked != 0 && f.ch == ch {
+			n++
+		}
+	}
+	return n
+}
+
 // epoch is the index of an epoch, new ones being added. Within mu.
 func (l *Ledger) epoch(name string) int {
 	for i, e := range l.epochs {

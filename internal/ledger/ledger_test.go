@@ -73,6 +73,8 @@ func TestStories(t *testing.T) {
 		{"a drop for all with prev forged", []act{start(0), acked(1, 3, 5), msg(1, 0, 0), msg(5, 1, 0)}, "missing 1, prev 1", 0, "3 was acknowledged"},
 		{"a hole without an acknowledged message", []act{start(0), acked(1, 5), msg(1, 0, 0), msg(5, 3, 0)}, "hole 1", 0, "no gap says why"},
 		{"told", []act{start(0), acked(1, 3, 5, 7), msg(1, 0, 0), gap(1, 7, "evicted"), msg(7, 5, 0)}, "nothing missing", 2, ""},
+		{"told, and prev is the last before the gap", []act{start(0), acked(1, 3, 5, 7), msg(1, 0, 0), gap(1, 7, "evicted"), msg(7, 1, 0)}, "nothing missing", 2, ""},
+		{"told of less, and prev is the last before the gap", []act{start(0), acked(1, 3, 5, 7), msg(1, 0, 0), gap(1, 5, "evicted"), msg(7, 1, 0)}, "missing 1", 1, "seq 5"},
 		{"told of the end", []act{start(0), acked(1, 3, 5), msg(1, 0, 0), gap(1, 6, "slow")}, "nothing missing", 2, ""},
 		{"told of too little", []act{start(0), acked(1, 3, 5, 7), msg(1, 0, 0), gap(1, 5, "evicted"), msg(7, 5, 0)}, "hole 1, missing 1", 1, "seq 7"},
 		{"two gaps don't cover what is between them", []act{start(0), acked(1, 3, 5, 7), msg(1, 0, 0), gap(1, 5, "broker"), gap(5, 7, "broker"), msg(7, 5, 0)}, "hole 1, missing 1", 1, "seq 7"},
