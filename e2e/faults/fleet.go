@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	odin "github.com/odin-ws/odin/clients/go"
@@ -57,6 +58,7 @@ type fleetOptions struct {
 	channels   func(i int) []string
 	from       map[string]position
 	wrap       bool // hold on to the sockets, to reset or to slow them
+	rcvbuf     int  // SO_RCVBUF; 0: the kernel's choice. For wrap.
 	local      string
 	slow       func(i int) bool // may be conflated
 	backoff    time.Duration
@@ -166,6 +168,14 @@ func (m *member) dial(o fleetOptions) error {
 			if o.local != "" {
 				d.LocalAddr = &net.TCPAddr{IP: net.ParseIP(o.local)}
 			}
+			if o.rcvbuf > 0 {
+				// Before the handshake, which is when the window is agreed on.
+				d.Control = func(_, _ string, raw syscall.RawConn) error {
+					return raw.Control(func(fd uintptr) {
+						_ = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, o.rcvbuf)
+					})
+				}
+			}
 			c, err := d.DialContext(ctx, network, addr)
 			if err != nil {
 				return nil, err
@@ -241,10 +251,10 @@ type slowConn struct {
 
 func (c *slowConn) Read(p []byte) (int, error) {
 	for i := 0; c.m.slow.Load(); i++ {
-		if i >= 100 {
+		if i >= 5 {
 			return c.TCPConn.Read(p[:1])
 		}
-		time.Sleep(10 * time.Millisecond)
+		time.Sleep(200 * time.Millisecond)
 	}
 	return c.TCPConn.Read(p)
 }

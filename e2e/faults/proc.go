@@ -147,18 +147,19 @@ func (n *node) ready() bool {
 
 // stats are what the rig reads of /stats.
 type stats struct {
-	Current    int               `json:"currentConnections"`
-	Slow       uint64            `json:"slowClientsDisconnected"`
-	Goroutines int               `json:"goroutines"`
-	Closes     map[string]uint64 `json:"closes"`
-	Gaps       map[string]uint64 `json:"gaps"`
-	Invalid    uint64            `json:"invalidMessages"`
-	BadChannel uint64            `json:"badChannelMessages"`
-	Skipped    uint64            `json:"skippedMessages"`
-	Evicted    uint64            `json:"evicted"`
-	Panics     uint64            `json:"poolPanics"`
-	SlowBy     map[string]uint64 `json:"slow"`
-	Broker     struct {
+	Current       int               `json:"currentConnections"`
+	Slow          uint64            `json:"slowClientsDisconnected"`
+	Subscriptions int64             `json:"subscriptions"`
+	Goroutines    int               `json:"goroutines"`
+	Closes        map[string]uint64 `json:"closes"`
+	Gaps          map[string]uint64 `json:"gaps"`
+	Invalid       uint64            `json:"invalidMessages"`
+	BadChannel    uint64            `json:"badChannelMessages"`
+	Skipped       uint64            `json:"skippedMessages"`
+	Evicted       uint64            `json:"evicted"`
+	Panics        uint64            `json:"poolPanics"`
+	SlowBy        map[string]uint64 `json:"slow"`
+	Broker        struct {
 		Connected bool   `json:"connected"`
 		Epoch     string `json:"epoch"`
 		Head      uint64 `json:"head"`

@@ -9,6 +9,7 @@ import (
 
 // scenarios are all of them, in the order they are played.
 var scenarios = []scenario{
+	{name: "mutants", fault: "none; beside it relays that do one thing wrong in a million", fast: true, run: showMutants},
 	{name: "kill-gateway", fault: "gateway kill −9 under load, 20 times; clients resume on another node", limit: 3 * time.Second, fast: true, run: killGateway},
 	{name: "kill-broker", fault: "outside nats-server kill −9 and restart", limit: 10 * time.Second, fast: true, run: killBroker},
 	{name: "stop-broker", fault: "outside nats-server SIGSTOP for 60 s", limit: 10 * time.Second, run: stopBroker},

@@ -33,12 +33,12 @@ func halfSlow(r *run) {
 	n.waitReady()
 	chs := channels(4)
 	from := r.seed(n, chs)
-	clients := 60
-	slow := r.fleet(fleetOptions{n: clients, urls: rotate(n), channels: some(chs, 2), from: from, wrap: true, maxBackoff: 3 * time.Second,
+	clients := 40
+	slow := r.fleet(fleetOptions{n: clients, urls: rotate(n), channels: some(chs, 2), from: from, wrap: true, rcvbuf: 4096, maxBackoff: 3 * time.Second,
 		slow: func(i int) bool { return i%2 == 0 }})
 	f := r.fleet(fleetOptions{n: clients, urls: rotate(n), channels: some(chs, 2), from: from})
 	f.before = slow.before
-	p := r.publish([]*node{n}, chs, 100, 400)
+	p := r.publish([]*node{n}, chs, 200, 800)
 	whole := func() {
 		now := time.Now()
 		next := p.next(now)
@@ -48,8 +48,8 @@ func halfSlow(r *run) {
 		})
 	}
 	var a, b []time.Duration
-	span := time.Duration(r.long(8, 5)) * time.Second
-	for range r.long(6, 3) {
+	span := time.Duration(r.long(6, 5)) * time.Second
+	for range r.long(12, 3) {
 		whole()
 		da, na := f.p99(span)
 		for _, m := range slow.members {
