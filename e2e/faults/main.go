@@ -51,6 +51,9 @@ func main() {
 			if s.fast {
 				fast = "(also fast) "
 			}
+			if s.root {
+				fast += "(root) "
+			}
 			fmt.Printf("%-16s %s%s\n", s.name, fast, s.fault)
 		}
 		return

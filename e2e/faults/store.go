@@ -29,8 +29,8 @@ func diskFull(r *run) {
 	n := r.node("a", "--data-dir", filepath.Join(disk, "data"))
 	n.waitReady()
 	chs := channels(4)
-	f := r.fleet(fleetOptions{n: 20, urls: rotate(n), channels: some(chs, 2), from: r.seed(n, chs)})
-	p := r.publish([]*node{n}, chs, 200, 16<<10)
+	f := r.fleet(fleetOptions{n: 6, urls: rotate(n), channels: some(chs, 2), from: r.seed(n, chs)})
+	p := r.publish([]*node{n}, chs, 500, 16<<10)
 	at := time.Now()
 	full := r.within(at, 60*time.Second, "publishers told that the store is full", func() bool {
 		s := p.said()
