@@ -51,6 +51,7 @@ check: tidy-diff fmt vet lint imports e2e-deps test test-debug clients-js vuln #
 tidy-diff: ## Fail if go.mod or go.sum is not tidy
 	go mod tidy -diff
 	cd clients/go && go mod tidy -diff
+	cd e2e/faults && go mod tidy -diff
 
 .PHONY: fmt
 fmt: ## Fail if a Go file is not gofmt-ed
@@ -62,13 +63,14 @@ vet: ## Run go vet, with and without the debug build tag
 	go vet ./...
 	go vet -tags bufpooldebug ./bufpool
 	cd clients/go && go vet ./...
+	cd e2e/faults && go vet ./...
 
 .PHONY: lint
 lint: ## Run golangci-lint where it is installed (make tools)
 	@if [ -x $(TOOLS)/golangci-lint ]; then lint=$(TOOLS)/golangci-lint; \
 	elif command -v golangci-lint >/dev/null; then lint=golangci-lint; \
 	else lint=; fi; \
-	if [ -n "$$lint" ]; then $$lint run && cd clients/go && $$lint run; \
+	if [ -n "$$lint" ]; then $$lint run && (cd clients/go && $$lint run) && (cd e2e/faults && $$lint run); \
 	else echo 'note: golangci-lint is not installed: not linted (make tools)'; fi
 
 .PHONY: imports
@@ -108,6 +110,7 @@ e2e-deps: ## Install the npm client the tests talk to (needs Node.js)
 e2e-missing:
 	@[ -d e2e/js/node_modules/ws ] || echo 'note: the npm client was not tested: e2e/js/node_modules is missing (make e2e-deps)'
 	@command -v npm >/dev/null || echo 'note: the TypeScript client was not tested: npm is not installed'
+	@[ -x /usr/sbin/haproxy ] || command -v haproxy >/dev/null || echo 'note: the rolling restart was not tested: no HAProxy here (Debian: apt-get install haproxy)'
 	@command -v chromium chromium-browser google-chrome >/dev/null || echo 'note: the browser was not tested: no Chromium here (Debian: apt-get install chromium)'
 
 .PHONY: clients
@@ -160,6 +163,15 @@ e2e-oom: build ## Prove the formula in a cgroup: all clients stall (v1, root, 5 
 e2e-vm: build ## The same under cgroup v2's OOM killer, in an emulated machine (root, qemu)
 	go build -trimpath -o bin/oom ./e2e/oom
 	bin/oom vm --odin $(BIN) --out docs/results/e2e-vm.md
+
+.PHONY: e2e-faults
+e2e-faults: build faults-bin ## Break what is around it: kills, partitions, full disks, drains (root, haproxy, 25 min; ARGS='--only NAME')
+	bin/faults --odin $(BIN) --out docs/results/e2e-faults.md $(ARGS)
+
+.PHONY: faults-bin
+faults-bin:
+	go build -trimpath -o bin/nats-server github.com/nats-io/nats-server/v2
+	go build -C e2e/faults -trimpath -o $(CURDIR)/bin/faults .
 
 .PHONY: fuzz
 fuzz: ## Fuzz every fuzz target for FUZZTIME (20s) each

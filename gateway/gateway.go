@@ -190,7 +190,7 @@ func (g *Gateway) Start() (err error) {
 	}
 	g.listener, err = netpoll.Listen(g.cfg.Addr, netpoll.SocketOptions{
 		SndBuf: g.cfg.SndBuf, RcvBuf: g.cfg.RcvBuf,
-		UserTimeout: 3 * g.cfg.Ping / 2, KeepAlive: 2 * g.cfg.Ping,
+		UserTimeout: userTimeout(g.cfg.Ping), KeepAlive: 2 * g.cfg.Ping,
 	})
 	if err != nil {
 		return fmt.Errorf("public address: %w; choose another with --addr", err)
@@ -301,6 +301,11 @@ func (g *Gateway) tickHub() {
 	}
 }
 
+// userTimeout is how long the kernel waits for the acknowledgement of what was
+// sent. After 15 s of silence a heartbeat is, so with the default ping a peer that
+// vanished is gone within 30 s, though nothing was published for it.
+func userTimeout(ping time.Duration) time.Duration { return 2 * ping / 3 }
+
 // Shutdown says goodbye to every client over cfg.Drain, less if ctx ends
 // sooner, then stops everything. It returns ctx's error when clients had to be
 // cut. Idempotent.
@@ -375,11 +380,16 @@ func (s *shard) drainSlice(left time.Duration) int {
 		if c := s.slots.at(i); c.state == stateOpen && c.flags&flagDrained == 0 {
 			share--
 			waiting--
-			s.bye(connRef{i, c.gen}, c, retryAfter())
+			s.bye(connRef{i, c.gen}, c, drainRetry())
 		}
 	}
 	return waiting
 }
+
+// drainRetry is when a client that is told to go should come back, ms. The drain
+// has spread them already; this is so that those of one slice don't come
+// together, and the last are back soon after this node's end.
+func drainRetry() int { return 500 + rand.IntN(3000) }
 
 // stop ends everything now.
 func (g *Gateway) stop() { g.stopped.Do(g.stopNow) }

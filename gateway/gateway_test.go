@@ -439,8 +439,21 @@ func TestDrainSaysWhenToComeBack(t *testing.T) {
 	c := g.dial()
 	go g.Shutdown(t.Context())
 	f := c.want("bye")
-	if string(f.Code) != "1012" || f.RetryMs == 0 {
+	// All must be back within 5 s of the last goodbye, handshake and all.
+	if string(f.Code) != "1012" || f.RetryMs < 500 || f.RetryMs >= 3500 {
 		t.Fatal(f.raw)
 	}
 	c.wantClose(1012)
+}
+
+// A peer that vanished says nothing and acknowledges nothing: the last that is
+// sent to it is a heartbeat, at most hbTicks and one sweep after the one before.
+func TestVanishedPeersAreGoneIn30s(t *testing.T) {
+	silence := (hbTicks + sweepTicks) * tick
+	if d := silence + userTimeout(DefaultConfig().Ping); d > 30*time.Second {
+		t.Errorf("an idle peer that vanished is kept for %v", d)
+	}
+	if d := userTimeout(DefaultConfig().Ping); d < 10*time.Second {
+		t.Errorf("a peer that is out of reach for %v is given up", d)
+	}
 }

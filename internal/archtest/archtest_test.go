@@ -30,7 +30,7 @@ type rule struct {
 var rules = []rule{
 	{
 		name:    "leaves",
-		from:    []string{"./netpoll/...", "./bufpool/...", "./capacity/...", "./internal/market/...", "./internal/swarm/..."},
+		from:    []string{"./netpoll/...", "./bufpool/...", "./capacity/...", "./internal/market/...", "./internal/swarm/...", "./internal/ledger/..."},
 		to:      []string{"./..."},
 		deep:    true,
 		because: "each can be read, tested and reused without the rest",

@@ -1,0 +1,197 @@
+//go:build linux
+
+package main
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// scenario is one fault.
+type scenario struct {
+	name  string
+	fault string        // in the table's words
+	limit time.Duration // until all is well again, from the fault or from its end
+	fast  bool          // among those CI runs
+	root  bool
+	run   func(r *run)
+}
+
+// rig is what all scenarios share. Static after main's flags.
+type rig struct {
+	odin, nats, haproxy string // binaries
+	cfg                 string // haproxy.cfg
+	tmp                 string
+	fast                bool
+}
+
+func main() {
+	g := &rig{}
+	only := flag.String("only", "", "only these scenarios, comma-separated")
+	out := flag.String("out", "", "write the table to this file too")
+	list := flag.Bool("list", false, "list the scenarios")
+	tmp := flag.String("tmp", "", "directory for logs and data; default: a temporary one")
+	flag.BoolVar(&g.fast, "fast", false, "the short form, and only those scenarios that have one")
+	flag.StringVar(&g.odin, "odin", "bin/odin", "the binary under test")
+	flag.StringVar(&g.nats, "nats-server", "bin/nats-server", "nats-server (make builds it)")
+	flag.StringVar(&g.haproxy, "haproxy", "haproxy", "haproxy (Debian: apt-get install haproxy)")
+	flag.StringVar(&g.cfg, "haproxy-cfg", "deploy/haproxy/haproxy.cfg", "its configuration")
+	flag.Parse()
+	if *list {
+		for _, s := range scenarios {
+			fast := ""
+			if s.fast {
+				fast = "(also fast) "
+			}
+			if s.root {
+				fast += "(root) "
+			}
+			fmt.Printf("%-16s %s%s\n", s.name, fast, s.fault)
+		}
+		return
+	}
+	if err := g.main(*only, *out, *tmp); err != nil {
+		fmt.Fprintln(os.Stderr, "faults:", err)
+		os.Exit(1)
+	}
+}
+
+func (g *rig) main(only, out, tmp string) (err error) {
+	for _, p := range []*string{&g.odin, &g.nats, &g.cfg} {
+		if *p, err = filepath.Abs(*p); err != nil {
+			return err
+		}
+	}
+	if _, err := os.Stat(g.odin); err != nil {
+		return fmt.Errorf("%w (make build)", err)
+	}
+	if g.tmp = tmp; tmp == "" {
+		if g.tmp, err = os.MkdirTemp("", "odin-faults-"); err != nil {
+			return err
+		}
+		defer os.RemoveAll(g.tmp)
+	}
+	raiseFiles()
+	interrupted := make(chan os.Signal, 1)
+	signal.Notify(interrupted, os.Interrupt, syscall.SIGTERM)
+	var names []string
+	if only != "" {
+		names = strings.Split(only, ",")
+	}
+	var rows []row
+	ran := map[string]bool{}
+	for _, s := range scenarios {
+		if len(names) > 0 && !slices.Contains(names, s.name) || g.fast && !s.fast && len(names) == 0 {
+			continue
+		}
+		ran[s.name] = true
+		rows = append(rows, g.play(s, interrupted))
+		if rows[len(rows)-1].interrupted {
+			return fmt.Errorf("interrupted in %s", s.name)
+		}
+	}
+	for _, n := range names {
+		if !ran[n] {
+			return fmt.Errorf("no scenario %q (--list)", n)
+		}
+	}
+	text := g.head() + "\n" + table(rows)
+	fmt.Print("\n" + text)
+	failed := 0
+	for _, r := range rows {
+		for _, f := range r.faults {
+			fmt.Printf("FAULT %s: %s\n", r.name, f)
+		}
+		if len(r.faults) > 0 {
+			failed++
+		}
+	}
+	if out != "" {
+		if err := os.WriteFile(out, []byte(text), 0o644); err != nil {
+			return err
+		}
+	}
+	if failed > 0 {
+		return fmt.Errorf("%d of %d scenarios failed", failed, len(rows))
+	}
+	return nil
+}
+
+func (g *rig) head() string {
+	v, _ := exec.Command(g.odin, "version").Output()
+	var u syscall.Utsname
+	_ = syscall.Uname(&u)
+	var release []byte
+	for _, c := range u.Release {
+		if c == 0 {
+			break
+		}
+		release = append(release, byte(c))
+	}
+	form := ""
+	if g.fast {
+		form = " --fast"
+	}
+	cpus, _ := exec.Command("nproc").Output()
+	return fmt.Sprintf("# make e2e-faults%s\n\n%s, Linux %s, %s CPUs, %s.\nWhat is checked in each, and why: [operations-faults.md](../operations-faults.md).\n",
+		form, strings.TrimSpace(string(v)), release, strings.TrimSpace(string(cpus)), time.Now().UTC().Format("2006-01-02 15:04 UTC"))
+}
+
+// row is a scenario's result.
+type row struct {
+	scenario
+	clients          int
+	acked, delivered uint64
+	refused          uint64
+	gaps, told       uint64
+	recovered        time.Duration
+	timed            bool
+	before, after    usage
+	notes            []string
+	faults           []string
+	took             time.Duration
+	interrupted      bool
+}
+
+func table(rows []row) string {
+	var b strings.Builder
+	b.WriteString("| scenario | fault | clients | acked (refused, repeated) | delivered | gaps (messages told of) | well again | limit | MB, descriptors, goroutines before → after | | verdict |\n")
+	b.WriteString("| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | --- | --- | --- |\n")
+	for _, r := range rows {
+		verdict := "held"
+		if len(r.faults) > 0 {
+			verdict = "**FAULT** " + strings.ReplaceAll(strings.Join(r.faults, "; "), "\n", " ")
+			verdict = strings.ReplaceAll(verdict[:min(len(verdict), 400)], "|", "/")
+		}
+		recovered, limit := "–", "–"
+		if r.timed {
+			recovered = fmt.Sprintf("%.1f s", r.recovered.Seconds())
+		}
+		if r.limit > 0 {
+			limit = fmt.Sprintf("%.0f s", r.limit.Seconds())
+		}
+		use := "–"
+		if r.before.nodes > 0 {
+			use = fmt.Sprintf("%.0f → %.0f, %d → %d, %d → %d", r.before.mb, r.after.mb, r.before.fds, r.after.fds, r.before.goroutines, r.after.goroutines)
+		}
+		fmt.Fprintf(&b, "| %s | %s | %d | %d (%d) | %d | %d (%d) | %s | %s | %s | %s | %s |\n",
+			r.name, r.fault, r.clients, r.acked, r.refused, r.delivered, r.gaps, r.told, recovered, limit, use, strings.Join(r.notes, "; "), verdict)
+	}
+	return b.String()
+}
+
+func raiseFiles() {
+	var l syscall.Rlimit
+	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &l) == nil {
+		l.Cur = l.Max
+		_ = syscall.Setrlimit(syscall.RLIMIT_NOFILE, &l)
+	}
+}
