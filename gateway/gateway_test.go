@@ -447,9 +447,9 @@ func TestDrainSaysWhenToComeBack(t *testing.T) {
 }
 
 // A peer that vanished says nothing and acknowledges nothing: the last that is
-// sent to it is a heartbeat, at most hbTicks and one sweep after the one before.
+// sent to it is a heartbeat, at most Heartbeat and one sweep after the one before.
 func TestVanishedPeersAreGoneIn30s(t *testing.T) {
-	silence := (hbTicks + sweepTicks) * tick
+	silence := DefaultConfig().Heartbeat + sweepTicks*tick
 	if d := silence + userTimeout(DefaultConfig().Ping); d > 30*time.Second {
 		t.Errorf("an idle peer that vanished is kept for %v", d)
 	}
