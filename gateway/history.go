@@ -5,8 +5,11 @@ import (
 	"context"
 	"errors"
 	"math"
+	"runtime"
 	"sync"
 	"time"
+
+	"golang.org/x/sync/semaphore"
 
 	"github.com/odin-ws/odin/gateway/broker"
 	"github.com/odin-ws/odin/gateway/channel"
@@ -31,7 +34,8 @@ const (
 // used go first. Any goroutine.
 type history struct {
 	g     *Gateway
-	limit int64 // bytes
+	limit int64               // bytes
+	reads *semaphore.Weighted // half of the workers: lookups have the others
 
 	mu      sync.Mutex
 	epoch   string                     // of all blocks
@@ -75,7 +79,8 @@ func (f *fetched) is(epoch, name string, seq uint64) bool {
 var errOtherEpoch = errors.New("the stream was made anew")
 
 func newHistory(g *Gateway, limit int64) *history {
-	return &history{g: g, limit: limit, blocks: make(map[string][]*list.Element), lru: list.New(), flights: make(map[string]*flight)}
+	half := int64(max(1, poolFactor*runtime.NumCPU()/2))
+	return &history{g: g, limit: limit, reads: semaphore.NewWeighted(half), blocks: make(map[string][]*list.Element), lru: list.New(), flights: make(map[string]*flight)}
 }
 
 // find returns a block for a reader that has everything of a channel up to seq;
@@ -108,7 +113,13 @@ func (h *history) request(epoch, name string, after uint64, w waiter) bool {
 	f := &flight{waiters: []waiter{w}}
 	h.flights[name] = f
 	h.mu.Unlock()
-	err := h.g.submit(func() {
+	err := errors.New("enough reads are under way")
+	if !h.reads.TryAcquire(1) {
+		h.abandon(name, f, err)
+		return false
+	}
+	err = h.g.submit(func() {
+		defer h.reads.Release(1)
 		res := fetched{epoch: epoch, channel: name, err: errors.New("the read panicked")}
 		defer func() { h.land(name, f, res) }()
 		res.block, res.err = h.read(epoch, name, after)
@@ -116,12 +127,18 @@ func (h *history) request(epoch, name string, after uint64, w waiter) bool {
 	if err == nil {
 		return true
 	}
-	// Who joined meanwhile hears that it failed; w is told by the result.
+	h.reads.Release(1)
+	h.abandon(name, f, err)
+	return false
+}
+
+// abandon ends a flight that did not take off. Who joined it meanwhile hears of
+// it; the first, who asked, is told by request.
+func (h *history) abandon(name string, f *flight, err error) {
 	h.mu.Lock()
 	f.waiters = f.waiters[1:]
 	h.mu.Unlock()
 	h.land(name, f, fetched{channel: name, err: err})
-	return false
 }
 
 // read reads one page.

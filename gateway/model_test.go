@@ -192,7 +192,7 @@ func (w *world) quiesce() {
 
 // rest is quiesce with the broker as it is.
 func (w *world) rest() {
-	for _, c := range w.living() {
+	for _, c := range w.clients { // also those that have finished their side
 		c.sock.SetMaxWrite(0)
 		c.sock.SetRoom(1 << 40)
 	}

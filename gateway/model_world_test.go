@@ -922,13 +922,19 @@ func (w *world) nothingLeft() {
 		}
 	}
 	w.checkBudget()
-	// No shard is marked for any more: nobody is woken for a channel known.
-	for _, mc := range w.chans {
-		if w.g.hub.Lookup(mc.name) == mc.ch {
-			w.deliver(func(h *channel.Hub) {
-				w.head++
-				h.Message(&broker.Message{Channel: mc.name, Seq: w.head, Prev: w.last[mc.name], Data: []byte("1")})
-			})
+	// No shard is marked for any more: nobody is woken for channels known, once those
+	// that were names only have had their debut.
+	for range 2 {
+		for i := range w.loops {
+			w.mail(i)
+		}
+		for _, mc := range w.chans {
+			if w.g.hub.Lookup(mc.name) == mc.ch {
+				w.deliver(func(h *channel.Hub) {
+					w.head++
+					h.Message(&broker.Message{Channel: mc.name, Seq: w.head, Prev: w.last[mc.name], Data: []byte("1")})
+				})
+			}
 		}
 	}
 	for i, l := range w.loops {

@@ -36,6 +36,9 @@ func (s *shard) past(r connRef, c *slot, sc *shardChan, at int) (span channel.Sp
 		return span, false, s.missPast(r, c, sc, at, channel.WhyEpoch)
 	}
 	ord, before, complete := sc.ch.After(m.Seq)
+	if sc.ch.Reborn(m.Ord(next)) {
+		return span, false, s.missPast(r, c, sc, at, channel.WhyEpoch) // between the two
+	}
 	if complete {
 		m.Move(ord, m.Seq)
 		c.subs[at].index &^= pastSub | fellSub
@@ -62,11 +65,18 @@ func (s *shard) past(r connRef, c *slot, sc *shardChan, at int) (span channel.Sp
 		// The log knows of something there, and the stream has it no longer.
 		return span, false, s.missPast(r, c, sc, at, channel.WhyEvicted)
 	case b.Empty():
-		// The log has moved on since it was read.
-		s.fetch(r, c, epoch, sc.ch.Name, m.Seq)
+		// The log has moved on since it was read, or is ahead of the stream's word.
+		c.flags |= flagFetching
+		s.retries = append(s.retries, retry{r, s.now + retryTicks})
 		return span, false, false
 	}
-	return b.Read(m.Seq, b.Through), true, false
+	// No further than the log has come: what this node has not been given yet will
+	// come from there.
+	_, head := sc.ch.Head()
+	if span = b.Read(m.Seq, min(b.Through, head)); len(span.Bytes) == 0 {
+		return span, false, s.missPast(r, c, sc, at, channel.WhyEvicted)
+	}
+	return span, true, false
 }
 
 // sayFresh tells a connection that joins a log at a sequence what the log said

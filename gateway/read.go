@@ -217,7 +217,7 @@ func (s *shard) echo(r connRef, c *slot, op byte, payload []byte) {
 // gone ends a connection whose peer has closed or reset.
 func (s *shard) gone(r connRef, c *slot) {
 	s.g.count.closed(closeGone)
-	s.close(r, c, false)
+	s.closeFreed(r, c)
 }
 
 // fail closes a connection with a close frame that says why.

@@ -326,6 +326,18 @@ func (s *shard) close(r connRef, c *slot, abort bool) {
 	s.forget(r, c)
 }
 
+// closeFreed ends a connection whose peer has ended its side. What the peer has
+// not acknowledged by now it may never: closed plainly, the kernel would keep it
+// long after the budget has forgotten it.
+func (s *shard) closeFreed(r connRef, c *slot) {
+	abort := false
+	if c.charge > 0 {
+		n, err := s.loop.Queued(int(c.fd))
+		abort = err == nil && n > 0
+	}
+	s.close(r, c, abort)
+}
+
 // forget frees all that belongs to a connection but its descriptor.
 func (s *shard) forget(r connRef, c *slot) {
 	s.leaveAll(r, c)

@@ -121,6 +121,7 @@ func (s *shard) leaveAll(r connRef, c *slot) {
 	if c.ext != nil {
 		for _, w := range c.ext.wild {
 			s.dropWild(r, w.prefix)
+			s.g.more.Add(-int64(wildCost(w.prefix)))
 		}
 		c.ext.wild = nil
 	}

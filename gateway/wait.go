@@ -30,10 +30,17 @@ func (w *waiting) Expired(token uint64) {
 	})
 }
 
+// maxAhead is how many bytes one who waits may send ahead of its admission: a
+// subscription or two.
+const maxAhead = 4 << 10
+
 // wait keeps a checked handshake until a place is free, --admission-wait at
 // most. It reports false when the waiting room is full.
 func (s *shard) wait(r connRef, c *slot, head, rest []byte) bool {
 	e := s.extOf(c)
+	if p := s.g.pool; p.InUse() > p.Budget()/2 {
+		return false // those inside need the buffers
+	}
 	if e.in == nil { // the head lies in the shard's buffer
 		in, err := s.g.pool.Get(len(head) + len(rest))
 		if err != nil {
@@ -67,6 +74,10 @@ func (s *shard) admitWaiting(r connRef) {
 	c.state = stateHead
 	s.heads++
 	s.headsNow.Store(int64(s.heads))
+	if s.g.refusing() {
+		s.refuse(r, c, refuseFull) // what was freed is what the process is short of
+		return
+	}
 	in := c.ext.in
 	var scanner wire.HeadScanner
 	end, _ := scanner.Scan(in)
@@ -82,7 +93,7 @@ func (s *shard) readWaiting(r connRef, c *slot) {
 	case err != nil && netpoll.Again(err):
 		c.flags &^= flagReadable
 		return
-	case err != nil || n == 0 || len(e.in)+n > 2*wire.MaxHead:
+	case err != nil || n == 0 || len(e.in)+n > wire.MaxHead+maxAhead:
 		s.g.room.Leave((*waiting)(s), r.token())
 		s.g.count.HeadsAborted.Add(1)
 		s.close(r, c, err != nil || n > 0)

@@ -3,6 +3,7 @@ package gateway
 import (
 	"strings"
 
+	"github.com/odin-ws/odin/capacity"
 	"github.com/odin-ws/odin/gateway/channel"
 	"github.com/odin-ws/odin/gateway/wire"
 )
@@ -12,21 +13,26 @@ func (s *shard) subWild(r connRef, c *slot, cmd *subCommand, name, prefix string
 	hub := s.g.hub
 	j := joined{seq: cmd.head}
 	e := s.extOf(c)
-	for _, w := range e.wild {
-		if w.prefix == prefix {
+	for i := range e.wild {
+		if e.wild[i].prefix == prefix {
+			s.changeWild(r, c, &e.wild[i], variantOf(cmd.Command))
 			return j
 		}
 	}
 	var matches []*channel.Channel
 	fresh, room := 1, s.g.cfg.MaxSubscriptions-s.subCount(c)
 	hub.Match(prefix, func(ch *channel.Channel) bool {
+		if ch.Named() {
+			return true
+		}
 		matches = append(matches, ch)
 		if !s.isMember(c, ch) {
 			fresh++
 		}
 		return fresh <= room
 	})
-	if fresh > room || !s.roomFor(c, fresh) {
+	cost := wildCost(prefix)
+	if fresh > room || !s.roomFor(c, fresh) || s.g.more.Load()+int64(cost) > int64(s.g.cfg.MoreSubscriptions) {
 		s.settle(c)
 		j.reject = "limit"
 		return j
@@ -49,6 +55,7 @@ func (s *shard) subWild(r connRef, c *slot, cmd *subCommand, name, prefix string
 		}
 	}
 	v := variantOf(cmd.Command)
+	s.g.more.Add(int64(cost))
 	e.wild = append(e.wild, wildSub{prefix, v})
 	s.wild[prefix] = append(s.wild[prefix], wildMember{r, v})
 	for _, ch := range matches {
@@ -75,6 +82,37 @@ func (s *shard) subWild(r connRef, c *slot, cmd *subCommand, name, prefix string
 	return j
 }
 
+// wildCost is what a wildcard draws on the subscriptions that all share, whether
+// it matches anything or not: its prefix, its places with the connection and with
+// the shard, and the shard's entry for the prefix, about 350 B.
+func wildCost(prefix string) int {
+	return (320+2*len(prefix))/capacity.SubscriptionCost + 1
+}
+
+// changeWild makes a wildcard, and what only it matched, go on in another way.
+func (s *shard) changeWild(r connRef, c *slot, w *wildSub, v variant) {
+	if w.variant == v {
+		return
+	}
+	w.variant = v
+	for i := range s.wild[w.prefix] {
+		if m := &s.wild[w.prefix][i]; m.connRef == r {
+			m.variant = v
+		}
+	}
+	var of []*channel.Channel
+	for _, n := range c.subs {
+		if ch := s.chans[n.chanID].ch; !n.explicit() && strings.HasPrefix(ch.Name, w.prefix) {
+			of = append(of, ch)
+		}
+	}
+	for _, ch := range of {
+		if at, ok := s.subOf(c, ch); ok {
+			s.change(c, at, v)
+		}
+	}
+}
+
 // matchWild subscribes those whose wildcards match a channel that is new to the
 // node, from its first message on.
 func (s *shard) matchWild(ch *channel.Channel) {
@@ -92,7 +130,11 @@ func (s *shard) matchWild(ch *channel.Channel) {
 			}
 			if !s.roomFor(c, 1) {
 				s.g.count.WildcardOverflow.Add(1)
-				s.wbuf = wire.AppendErr(s.wbuf[:0], wire.ID{}, "limit", "a wildcard matches a new channel beyond this connection's limit: "+ch.Name, 0)
+				s.g.count.GapsEvicted.Add(1)
+				_, after := ch.Debut()
+				_, head := ch.Head()
+				s.wbuf = wire.AppendGap(s.wbuf[:0], ch.Name, after, head+1, channel.WhyEvicted)
+				s.wbuf = wire.AppendRefusedMatch(s.wbuf, ch.Name)
 				s.send(w.connRef, c, s.wbuf)
 				continue
 			}
@@ -100,11 +142,12 @@ func (s *shard) matchWild(ch *channel.Channel) {
 			if sc == nil {
 				return // forgotten again
 			}
-			// Whatever the log has, or had and trimmed, came after the wildcard's
-			// ack, or the channel would have been listed then: it stands at the
-			// log's very first entry.
+			// All of it, what was trimmed too, came after the wildcard's ack, or the
+			// channel would have been listed then.
+			at := place{}
+			at.ord, at.seq = ch.Debut()
 			var gaps []byte
-			s.g.hub.Steady(func() { gaps = s.enter(c, w.connRef, sc, place{seq: ch.Origin}, s.gaps[:0]) })
+			s.g.hub.Steady(func() { gaps = s.enter(c, w.connRef, sc, at, s.gaps[:0]) })
 			s.gaps = gaps[:0]
 			if len(gaps) > 0 {
 				s.send(w.connRef, c, gaps)
@@ -153,6 +196,7 @@ func (s *shard) unsubWild(r connRef, c *slot, prefix string) {
 		return
 	}
 	s.dropWild(r, prefix)
+	s.g.more.Add(-int64(wildCost(prefix)))
 	for at := 0; at < len(c.subs); {
 		n := c.subs[at]
 		if name := s.chans[n.chanID].ch.Name; !n.explicit() && strings.HasPrefix(name, prefix) && !c.matched(name) {

@@ -85,6 +85,11 @@ func (s *shard) queueOut(r connRef, c *slot, a, b []byte) bool {
 func (s *shard) took(c *slot, n int) {
 	c.wroteAt = s.now
 	s.g.count.BytesOut.Add(uint64(n))
+	// One large write may go past SO_SNDBUF by what the peer's window takes at once:
+	// then the socket holds more than it was charged for.
+	if n > s.g.cfg.SndBuf<<c.sendShift && c.flags&flagCharged != 0 {
+		s.measure(c)
+	}
 }
 
 // block notes that the socket is full: its writable edge is armed.
@@ -292,7 +297,7 @@ func (s *shard) discard(r connRef, c *slot) {
 			c.flags &^= flagReadable // it may still read what it is owed
 			return
 		case err != nil || n == 0:
-			s.close(r, c, false)
+			s.closeFreed(r, c)
 			return
 		case n < len(s.rbuf) && c.flags&flagHangup == 0:
 			c.flags &^= flagReadable

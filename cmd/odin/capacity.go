@@ -246,7 +246,7 @@ func (c *capacityReport) text(f *capacityFlags) string {
 	fmt.Fprintf(&b, "%s\n%s\n", c.Sentence, c.BoundSentence())
 	if c.ByDescriptors == 0 {
 		fmt.Fprintf(&b, "File descriptors here: %d, which would allow %d; not applied to --memory\n",
-			c.DescriptorLimit, max(0, int64(min(c.DescriptorLimit, 1<<62))-int64(c.ReservedDescriptors)))
+			c.DescriptorLimit, max(0, int64(min(c.DescriptorLimit, 1<<62))-int64(reserved(c.DescriptorLimit, gateway.DefaultConfig().MaxHandshakes))))
 	}
 	fmt.Fprintf(&b, "GOMEMLIMIT of this model: %s\n", capacity.FormatSize(c.GoMemLimit))
 

@@ -88,9 +88,12 @@ type planFor struct {
 	Instances int `json:"instances"`
 }
 
+// maxPlanned bounds the connections of a plan: more than there are people.
+const maxPlanned = 1 << 40
+
 func (f *capacityFlags) plan() *plan {
 	p := &plan{Users: int(f.users), Active: float64(f.active)}
-	p.Connected = int(math.Ceil(float64(f.users)*float64(f.active)/100 - 1e-9))
+	p.Connected = int(min(math.Ceil(float64(f.users)*float64(f.active)/100-1e-9), maxPlanned))
 	for memory := int64(256 * capacity.MiB); memory <= 8*capacity.GiB; memory *= 2 {
 		of := func(profile capacity.Profile) planFor {
 			in := f.input(profile, capacity.Limit{Bytes: memory})

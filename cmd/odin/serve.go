@@ -166,6 +166,9 @@ func (l *loaded) capacity(log *slog.Logger) (capacity.Result, error) {
 			return capacity.Result{}, hinted{err, "Set the limit with --memory-limit."}
 		}
 	}
+	if found, err := capacity.DetectLimit(os.DirFS("/")); err == nil && found.Bytes < limit.Bytes {
+		log.Warn("--memory-limit is above what the process may use: the kernel may end it", "set", capacity.FormatSize(limit.Bytes), "limit", capacity.FormatSize(found.Bytes), "read_from", found.Source)
+	}
 	profile, err := capacity.ParseProfile(l.CapacityProfile.word)
 	if err != nil {
 		return capacity.Result{}, usageError{err}
@@ -250,13 +253,22 @@ func (l *loaded) budgets(sum capacity.Result, c *gateway.Config) (capacity.Share
 	c.LogBudget = shares.Logs + min(spare/8, capacity.GiB)
 	c.BufferBudget = max(longest, shares.Buffers+min(spare/8, 256*capacity.MiB))
 	c.Backlog = max(sum.Backlog, leastBacklog)
+	if sum.Profile == capacity.Goroutine && sum.Backlog == 0 {
+		// The queues that its connections are reckoned with are not made here: what
+		// they would hold is there for the sockets.
+		c.Backlog = max(c.Backlog, sum.Limit.Bytes/8)
+	}
 	c.MoreSubscriptions = shares.MoreSubscriptions() + int(min(spare/8, capacity.GiB)/capacity.SubscriptionCost)
 	// Half for those not upgraded yet, half for those being told that there is
 	// no place. They need descriptors too.
-	c.MaxHandshakes = max(1, min(c.MaxHandshakes, shares.Unadmitted()/2))
+	groups := 2
+	if c.AdmissionWait > 0 {
+		groups = 3 // as many may wait for a place
+	}
+	c.MaxHandshakes = max(1, min(c.MaxHandshakes, shares.Unadmitted()/groups))
 	if sum.Descriptors > 0 {
 		spare := int(min(sum.Descriptors, 1<<30)) - sum.Max - capacity.DefaultReservedDescriptors/2
-		c.MaxHandshakes = max(16, min(c.MaxHandshakes, spare/2))
+		c.MaxHandshakes = max(16, min(c.MaxHandshakes, spare/groups))
 	}
 	return shares, nil
 }

@@ -42,9 +42,6 @@ mount -t cgroup2 none /sys/fs/cgroup || echo "@@fault no cgroup2"
 ip link set lo up
 sysctl -q -w fs.nr_open=2100000 fs.file-max=4200000
 sysctl -q -w net.ipv4.ip_local_port_range="1024 65535" net.core.somaxconn=65535 net.ipv4.tcp_max_syn_backlog=65535
-# One message to all is more segments at once than loopback queues by itself: what
-# it drops is retransmitted a second later, and looks like a client that is stuck.
-sysctl -q -w net.core.netdev_max_backlog=200000
 sysctl -q -w net.ipv4.tcp_max_orphans=262144 net.ipv4.tcp_mem="400000 500000 600000"
 ulimit -n 2000000
 uname -r

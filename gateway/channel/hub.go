@@ -95,6 +95,9 @@ type Channel struct {
 	Origin uint64 // the head when the node came to know the channel, before ordinal 0
 	Guess  bool   // Origin is the stream's head then, because nobody could be asked
 
+	// Static once the channel is announced.
+	debut struct{ ord, seq uint64 } // see Debut
+
 	// Any goroutine.
 	shards atomic.Uint64 // which have members; changed under Hub.mu
 	dirty  atomic.Uint64 // which have been marked and not yet looked
@@ -230,7 +233,7 @@ func (h *Hub) Ensure(name string, last uint64) *Channel {
 	if last == Unknown {
 		seq = h.head.Load()
 	}
-	ch := h.add(name, seq, last == Unknown)
+	ch := h.add(name, seq, bare, last == Unknown)
 	if ch == nil {
 		return nil
 	}
@@ -238,10 +241,27 @@ func (h *Hub) Ensure(name string, last uint64) *Channel {
 		ch.from = 0 // its first message's own prev counts
 	}
 	if bare {
-		ch.bare = true
 		h.bare++
 	}
 	return ch
+}
+
+// Named reports whether a channel is no more than a name somebody asked for: it
+// has no message as far as is known, and no wildcard matches it yet, else anyone
+// could use up what others may follow. Within Steady.
+func (ch *Channel) Named() bool { return ch.bare }
+
+// Debut is where the followers of wildcards stand who match a channel when it
+// comes to be known: before its first message here. Any goroutine, after the
+// channel was left for the shards by Take.
+func (ch *Channel) Debut() (ord, seq uint64) { return ch.debut.ord, ch.debut.seq }
+
+// announce leaves a channel for the shards: they may have wildcards that match.
+// Writer only, once a channel.
+func (h *Hub) announce(ch *Channel) {
+	for s := range h.inboxes {
+		h.leave(s, nil, ch, nil)
+	}
 }
 
 // Steady calls f while no message is appended and no epoch begins, so that heads
@@ -368,14 +388,15 @@ func (h *Hub) leave(shard int, dirty, added *Channel, lost *Refused) {
 
 // add makes a new channel whose head is seq, or nil at MaxChannels when none can
 // go. Writer only.
-func (h *Hub) add(name string, seq uint64, guess bool) *Channel {
+func (h *Hub) add(name string, seq uint64, bare, guess bool) *Channel {
 	// Its newest may be one of those lost: wildcards that were there then are
 	// told.
 	lost := seq > 0 && seq < h.hole
-	ch := &Channel{Name: name, Origin: seq, Guess: guess, added: h.now, from: seq, upTo: seq, still: h.cfg.Silence(name), heard: h.now}
+	ch := &Channel{Name: name, Origin: seq, Guess: guess, bare: bare, added: h.now, from: seq, upTo: seq, still: h.cfg.Silence(name), heard: h.now}
 	ch.seq, ch.budget = seq, &h.budget
+	ch.debut.seq = seq
 	if lost {
-		ch.Origin = 0 // told so also when the entry below is trimmed by then
+		ch.Origin, ch.debut.seq = 0, 0 // told so also when the entry below is trimmed by then
 	}
 	h.mu.Lock()
 	if len(h.channels) >= h.cfg.MaxChannels && !h.forgetOne() {
@@ -386,9 +407,8 @@ func (h *Hub) add(name string, seq uint64, guess bool) *Channel {
 	h.sorted = slices.Insert(h.sorted, h.place(name), ch)
 	h.mu.Unlock()
 	h.Counters.ChannelsAdded.Add(1)
-	// Every shard may have wildcards that match.
-	for s := range h.inboxes {
-		h.leave(s, nil, ch, nil)
+	if !bare {
+		h.announce(ch)
 	}
 	if lost {
 		h.Counters.Gaps.Add(1)

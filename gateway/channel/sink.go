@@ -160,7 +160,7 @@ func (h *Hub) Message(m *broker.Message) {
 			h.Counters.BadChannel.Add(1)
 			return
 		}
-		if ch = h.add(m.Channel, m.Prev, false); ch == nil {
+		if ch = h.add(m.Channel, m.Prev, false, false); ch == nil {
 			h.refuse(m)
 			return
 		}
@@ -168,6 +168,8 @@ func (h *Hub) Message(m *broker.Message) {
 	if ch.bare {
 		ch.bare = false
 		h.bare--
+		ch.debut.ord, ch.debut.seq = ch.Head()
+		h.announce(ch)
 	}
 	if m.Seq <= ch.seq {
 		h.Counters.Late.Add(1)

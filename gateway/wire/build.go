@@ -218,6 +218,15 @@ func AppendErr(dst []byte, id ID, code, message string, retryMs int) []byte {
 	return finish(append(dst, '}'), at)
 }
 
+// AppendRefusedMatch appends {"t":"err","code":"limit","ch":…}: a wildcard of the
+// connection matches this channel beyond its limit, and it will not be delivered.
+func AppendRefusedMatch(dst []byte, ch string) []byte {
+	at := len(dst)
+	dst = begin(dst, `{"t":"err","code":"limit","ch":"`)
+	dst = append(dst, ch...)
+	return finish(append(dst, `","message":"a wildcard matches this channel beyond the connection's limit: it is not delivered"}`...), at)
+}
+
 // AppendPong appends {"t":"pong","id":…}, the answer to the op ping.
 func AppendPong(dst []byte, id ID) []byte { return appendPlain(dst, "pong", id) }
 
