@@ -43,7 +43,7 @@ func main() {
 	fs := flag.NewFlagSet("oom", flag.ExitOnError)
 	odin := fs.String("odin", "bin/odin", "the binary under test, static")
 	only := fs.String("only", "", "only these scenarios, comma-separated")
-	out := fs.String("out", "", "write the tables to this file too, if all held (vm: as far as they held)")
+	out := fs.String("out", "", "write the tables to this file too, faults and all; vm: after each scenario")
 	more := fs.Bool("append", false, "add to --out instead of replacing it")
 	tmp := fs.String("tmp", "", "directory for logs and data; default: a temporary one")
 	kernel := fs.String("kernel", "", "vm: a Debian linux-image package, or where one is unpacked; default: apt-get download")
@@ -125,10 +125,8 @@ func (r *rig) main(mode, odin, only, out, tmp, kernel string, more bool) (err er
 				f = append(f, sc.name+": "+err.Error())
 			}
 			text, faults = addTable(text, one), append(faults, f...)
-			if len(faults) == 0 {
-				if err := write(text); err != nil {
-					return err
-				}
+			if err := write(text); err != nil {
+				return err
 			}
 		}
 		if text == "" && len(faults) == 0 {
@@ -147,13 +145,14 @@ func (r *rig) main(mode, odin, only, out, tmp, kernel string, more bool) (err er
 		return nil
 	}
 	fmt.Printf("\n%s\n%s\n", head, text)
-	if len(faults) > 0 {
-		for _, f := range faults {
-			fmt.Println("FAULT", f)
-		}
-		return fmt.Errorf("%d faults", len(faults))
+	for _, f := range faults {
+		fmt.Println("FAULT", f)
 	}
-	return write(text)
+	// A table with a fault in it says so.
+	if err := write(text); err != nil || len(faults) == 0 {
+		return err
+	}
+	return fmt.Errorf("%d faults", len(faults))
 }
 
 // addTable adds one machine's table to those before, under one head.
