@@ -200,3 +200,35 @@ func TestSendBufferGrows(t *testing.T) {
 		t.Fatalf("send buffer %d under pressure", sock.SendBuffer())
 	}
 }
+
+// A node that catches up after an outage gives its clients more in a second than
+// they take in many. They are not slow for it while it lasts; who then doesn't
+// come nearer is.
+func TestCatchingUpMakesNobodySlow(t *testing.T) {
+	s := newStalledShard(t, 1, 64<<20)
+	sock := s.socks[0]
+	sock.SetRoom(0)
+	second := func() {
+		for range 2 * s.g.cfg.SendQueue {
+			s.publish(`1`)
+		}
+		s.settle()
+		sock.Give(200) // it reads, and less than what comes
+		s.settle()
+		s.tick(slowEvery)
+	}
+	s.g.hub.Down(nil)
+	for range 3 * slowStrikes {
+		second()
+	}
+	if n := s.g.count.SlowStrikes.Load(); n != 0 || sock.Closed() {
+		t.Fatalf("%d strikes while the node catches up; closed: %v", n, sock.Closed())
+	}
+	s.g.hub.Live()
+	for range 2 * slowStrikes {
+		second()
+	}
+	if s.g.count.SlowCut.Load() != 1 {
+		t.Fatalf("%d strikes and not cut, though it falls behind all the time", s.g.count.SlowStrikes.Load())
+	}
+}

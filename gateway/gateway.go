@@ -302,8 +302,8 @@ func (g *Gateway) tickHub() {
 }
 
 // userTimeout is how long the kernel waits for the acknowledgement of what was
-// sent. After 15 s of silence a heartbeat is, so with the default ping a peer that
-// vanished is gone within 30 s, though nothing was published for it.
+// sent. After --heartbeat of silence something is, so with the defaults a peer
+// that vanished is gone within 30 s, though nothing was published for it.
 func userTimeout(ping time.Duration) time.Duration { return 2 * ping / 3 }
 
 // Shutdown says goodbye to every client over cfg.Drain, less if ctx ends

@@ -160,6 +160,10 @@ func (s *shard) sweepSlow() {
 		switch {
 		case lag <= uint32(s.g.cfg.SendQueue) || lag < was:
 			c.strikes = 0
+		case s.g.hub.Stale():
+			// What grows is what this node is catching up on after an outage, as fast
+			// as the broker gives it: nobody is slow for that.
+			c.strikes = 0
 		default:
 			s.g.count.SlowStrikes.Add(1)
 			if c.strikes++; c.strikes < slowStrikes {

@@ -36,7 +36,7 @@ type rig struct {
 func main() {
 	g := &rig{}
 	only := flag.String("only", "", "only these scenarios, comma-separated")
-	out := flag.String("out", "", "write the table to this file too")
+	out := flag.String("out", "", "write the table to this file too; with --only, rows of others that it has stay")
 	list := flag.Bool("list", false, "list the scenarios")
 	tmp := flag.String("tmp", "", "directory for logs and data; default: a temporary one")
 	flag.BoolVar(&g.fast, "fast", false, "the short form, and only those scenarios that have one")
@@ -115,7 +115,12 @@ func (g *rig) main(only, out, tmp string) (err error) {
 		}
 	}
 	if out != "" {
-		if err := os.WriteFile(out, []byte(text), 0o644); err != nil {
+		old := ""
+		if only != "" {
+			b, _ := os.ReadFile(out) // none: nothing to keep
+			old = string(b)
+		}
+		if err := os.WriteFile(out, []byte(merge(old, text)), 0o644); err != nil {
 			return err
 		}
 	}
@@ -141,8 +146,8 @@ func (g *rig) head() string {
 		form = " --fast"
 	}
 	cpus, _ := exec.Command("nproc").Output()
-	return fmt.Sprintf("# make e2e-faults%s\n\n%s, Linux %s, %s CPUs, %s.\nWhat is checked in each, and why: [operations-faults.md](../operations-faults.md).\n",
-		form, strings.TrimSpace(string(v)), release, strings.TrimSpace(string(cpus)), time.Now().UTC().Format("2006-01-02 15:04 UTC"))
+	return fmt.Sprintf("# make e2e-faults%s\n\n%s, Linux %s, %s CPUs, shared.\nWhat is checked in each, and why: [operations-faults.md](../operations-faults.md).\n",
+		form, strings.TrimSpace(string(v)), release, strings.TrimSpace(string(cpus)))
 }
 
 // row is a scenario's result.
@@ -158,13 +163,14 @@ type row struct {
 	notes            []string
 	faults           []string
 	took             time.Duration
+	when             string
 	interrupted      bool
 }
 
 func table(rows []row) string {
 	var b strings.Builder
-	b.WriteString("| scenario | fault | clients | acked (refused, repeated) | delivered | gaps (messages told of) | well again | limit | MB, descriptors, goroutines before → after | | verdict |\n")
-	b.WriteString("| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | --- | --- | --- |\n")
+	b.WriteString("| scenario | fault | clients | acked (refused, repeated) | delivered | gaps (messages told of) | well again | limit | MB, descriptors, goroutines before → after | | verdict | run |\n")
+	b.WriteString("| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | --- | --- | --- | --- |\n")
 	for _, r := range rows {
 		verdict := "held"
 		if len(r.faults) > 0 {
@@ -182,10 +188,31 @@ func table(rows []row) string {
 		if r.before.nodes > 0 {
 			use = fmt.Sprintf("%.0f → %.0f, %d → %d, %d → %d", r.before.mb, r.after.mb, r.before.fds, r.after.fds, r.before.goroutines, r.after.goroutines)
 		}
-		fmt.Fprintf(&b, "| %s | %s | %d | %d (%d) | %d | %d (%d) | %s | %s | %s | %s | %s |\n",
-			r.name, r.fault, r.clients, r.acked, r.refused, r.delivered, r.gaps, r.told, recovered, limit, use, strings.Join(r.notes, "; "), verdict)
+		fmt.Fprintf(&b, "| %s | %s | %d | %d (%d) | %d | %d (%d) | %s | %s | %s | %s | %s | %s |\n",
+			r.name, r.fault, r.clients, r.acked, r.refused, r.delivered, r.gaps, r.told, recovered, limit, use, strings.Join(r.notes, "; "), verdict, r.when)
 	}
 	return b.String()
+}
+
+// merge puts the rows of old that text has not into it, in the scenarios' order.
+func merge(old, text string) string {
+	lines := map[string]string{}
+	head := ""
+	for _, t := range []string{old, text} {
+		head = ""
+		for line := range strings.Lines(t) {
+			name, _, _ := strings.Cut(strings.TrimPrefix(line, "| "), " |")
+			if slices.ContainsFunc(scenarios, func(s scenario) bool { return strings.HasPrefix(line, "| ") && s.name == name }) {
+				lines[name] = line
+			} else {
+				head += line
+			}
+		}
+	}
+	for _, s := range scenarios {
+		head += lines[s.name]
+	}
+	return head
 }
 
 func raiseFiles() {

@@ -71,7 +71,9 @@ func partition(r *run) {
 	waitReady(far, here)
 	chs := channels(loadChannels)
 	f := r.fleet(fleetOptions{n: loadClients, urls: rotate(far), channels: some(chs, 2), from: r.seed(here, chs)})
-	p := r.publish([]*node{here}, chs, loadRate, loadSize)
+	// What was missed in five minutes must be taken by all clients, which share a
+	// machine, within ten seconds.
+	p := r.publish([]*node{here}, chs, r.long(20, loadRate), loadSize)
 	time.Sleep(time.Second)
 	at := time.Now()
 	x.cut([]string{"-p", "tcp", "--sport", "24222"}, []string{"-p", "tcp", "--dport", "24222"})

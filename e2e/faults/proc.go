@@ -153,6 +153,7 @@ type stats struct {
 	Goroutines    int               `json:"goroutines"`
 	Closes        map[string]uint64 `json:"closes"`
 	Gaps          map[string]uint64 `json:"gaps"`
+	LateTicks     uint64            `json:"lateTicks"`
 	Invalid       uint64            `json:"invalidMessages"`
 	BadChannel    uint64            `json:"badChannelMessages"`
 	Skipped       uint64            `json:"skippedMessages"`

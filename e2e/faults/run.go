@@ -25,7 +25,8 @@ type run struct {
 	dir  string
 	undo []func() // in reverse order at the end
 
-	nodes []*node // all that were started
+	nodes  []*node // all that were started
+	stalls *stalls
 
 	mu sync.Mutex // guards row.faults
 }
@@ -35,8 +36,12 @@ var aborted = errors.New("aborted")
 
 // play runs a scenario and checks the book.
 func (g *rig) play(s scenario, interrupted <-chan os.Signal) row {
-	r := &run{rig: g, row: row{scenario: s}, book: ledger.New(), dir: filepath.Join(g.tmp, s.name)}
+	load, _ := os.ReadFile("/proc/loadavg")
+	before, _, _ := strings.Cut(string(load), " ")
+	r := &run{rig: g, row: row{scenario: s, when: time.Now().UTC().Format("2006-01-02 15:04") + ", load " + before}, book: ledger.New(), dir: filepath.Join(g.tmp, s.name)}
 	began := time.Now()
+	r.stalls = watchStalls()
+	defer close(r.stalls.stop)
 	r.say("%s", s.fault)
 	if s.root && os.Geteuid() != 0 {
 		r.fault("needs root")
@@ -63,6 +68,10 @@ func (g *rig) play(s scenario, interrupted <-chan os.Signal) row {
 		return r.row
 	}
 	r.row.took = time.Since(began)
+	if w := r.stalls.worst(began); w > 0 {
+		r.say("this process was not run for up to %.2f s at a time", w.Seconds())
+		r.row.when += fmt.Sprintf(", stood still for up to %.1f s", w.Seconds())
+	}
 	verdict := "held"
 	if len(r.row.faults) > 0 {
 		verdict = "FAULT " + strings.Join(r.row.faults, "; ")

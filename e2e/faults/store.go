@@ -115,7 +115,7 @@ func recreated(r *run) {
 	n := []*node{r.node("a", "--nats-url", b.url()), r.node("b", "--nats-url", b.url())}
 	waitReady(n...)
 	chs := channels(loadChannels)
-	f := r.fleet(fleetOptions{n: loadClients, urls: rotate(n...), channels: someWild(chs, 2), from: r.seed(n[0], chs)})
+	f := r.fleet(fleetOptions{n: loadClients, urls: rotate(n...), channels: someWild(chs, 2), from: r.seed(n[0], chs), wrap: true})
 	p := r.publish(n, chs, loadRate, loadSize)
 	time.Sleep(2 * time.Second)
 	nc, err := nats.Connect(b.url())
@@ -125,6 +125,11 @@ func recreated(r *run) {
 	r.must(err)
 	r.must(js.DeleteStream(context.Background(), "ODIN"))
 	at := time.Now()
+	for i, m := range f.members {
+		if i%3 == 0 {
+			m.reset() // comes with positions of a stream that is no more
+		}
+	}
 	r.within(at, r.row.limit, "everybody told of the new epoch", func() bool {
 		return f.all(func(m *member) bool { return m.page.Epochs() >= len(m.channels) })
 	})

@@ -82,6 +82,7 @@ func (k *checking) client(c *Client) {
 	k.report.Gaps += c.gaps
 	k.report.Conflated += c.skipped
 	for ch, chain := range c.chains {
+		in := unknown // the epoch before
 		for i, s := range chain.segs {
 			if s.epoch == unknown {
 				if len(s.pending) > 0 {
@@ -89,11 +90,12 @@ func (k *checking) client(c *Client) {
 				}
 				// Nothing has come since: all of what followed is owed but for what
 				// it was told.
-				for e := chain.segs[max(i-1, 0)].epoch + 1; e < len(k.l.epochs) && i > 0; e++ {
+				for e := in + 1; e < len(k.l.epochs) && i == len(chain.segs)-1; e++ {
 					k.owed(c, ch, e, s, 0, none)
 				}
 				continue
 			}
+			in = s.epoch
 			k.segment(c, ch, s)
 			// Later epochs are owed too: who is in one was told of its beginning.
 			for e := s.epoch + 1; e < len(k.l.epochs) && i == len(chain.segs)-1; e++ {

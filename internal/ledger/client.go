@@ -180,7 +180,12 @@ func (c *Client) Message(channel string, seq, prev, skipped, sum uint64) {
 // resolve finds out which epoch a segment is of, by a message in it that was
 // acknowledged in that epoch. Within both locks.
 func (c *Client) resolve(ch uint32, k *chain) {
-	s, before := k.now(), k.segs[len(k.segs)-2]
+	s := k.now()
+	last := len(k.segs) - 2
+	for k.segs[last].epoch == unknown {
+		last-- // the first is always known
+	}
+	before := k.segs[last]
 	for _, m := range s.pending {
 		for e := before.epoch; e < len(c.l.epochs); e++ {
 			f := c.l.epochs[e].known(m.seq)
@@ -191,7 +196,8 @@ func (c *Client) resolve(ch uint32, k *chain) {
 				if !s.byWild {
 					continue // an old message, after the word that they are void
 				}
-				k.segs = k.segs[:len(k.segs)-1]
+				// The channel had heard of it by itself before.
+				k.segs = k.segs[:last+1]
 				before.pending, before.void = s.pending, false
 				s = before
 			}
@@ -350,11 +356,16 @@ func (c *Client) Gap(name string, after, before uint64, why string) {
 	}
 	s := k.now()
 	if why == "epoch" {
-		s.void = true
 		next := &segment{epoch: unknown}
 		if before > 0 {
 			next.told = []span{{0, before}}
 		}
+		if s.epoch == unknown && len(s.pending) == 0 {
+			// Said again, to who came back before anything of the new epoch did.
+			k.segs[len(k.segs)-1] = next
+			return
+		}
+		s.void = true
 		k.segs = append(k.segs, next)
 		return
 	}

@@ -96,6 +96,8 @@ func TestStories(t *testing.T) {
 		{"a new epoch begun late", []act{start(0), acked(1), msg(1, 0, 0), gap(1, 2, "epoch"), acked2(1, 2), msg2(2, 1)}, "nothing missing", 1, ""},
 		{"lost in the new epoch", []act{start(0), acked(1), msg(1, 0, 0), gap(1, 1, "epoch"), acked2(1, 2, 3), msg2(1, 0), msg2(3, 2)}, "hole 1, missing 1", 0, "seq 3"},
 		{"nothing of the new epoch", []act{start(0), acked(1), msg(1, 0, 0), gap(1, 1, "epoch"), acked2(1, 2)}, "missing 2", 0, ""},
+		{"an epoch's end told twice", []act{start(0), acked(1), msg(1, 0, 0), gap(1, 1, "epoch"), gap(1, 2, "epoch"), acked2(1, 2), msg2(2, 1)}, "nothing missing", 1, ""},
+		{"an epoch's end told twice, and nothing of the new one", []act{start(0), acked(1), msg(1, 0, 0), gap(1, 1, "epoch"), gap(1, 1, "epoch"), acked2(1, 2)}, "missing 2", 0, ""},
 		{"an old message in the new epoch", []act{start(0), acked(1, 3), msg(1, 0, 0), gap(1, 1, "epoch"), acked2(1), msg(3, 1, 0)}, "epoch 1, missing 1", 0, ""},
 		{"nobody said that the epoch ended", []act{start(0), acked(1), msg(1, 0, 0), acked2(2), msg2(2, 1)}, "missing 1, phantom 1", 0, ""},
 		{"old and new both without a word", []act{start(0), acked(1, 2), msg(1, 0, 0), acked2(2), msg2(2, 1)}, "missing 1, payload 1", 0, ""},
