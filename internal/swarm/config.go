@@ -16,6 +16,9 @@ import (
 type Config struct {
 	// URL is ws://HOST[:PORT]/PATH.
 	URL string
+	// Plain offers no subprotocol: any WebSocket server will do, and a connection
+	// that it upgraded is connected. Not with Channels.
+	Plain bool
 	// Token goes into each head as a bearer token; "" for none.
 	Token string
 
@@ -89,6 +92,9 @@ func (c *Config) check() error {
 	}
 	if c.Slow < 0 || c.Flood < 0 || c.Drip < 0 || c.Slow+c.Flood+c.Drip > c.Connections {
 		return fmt.Errorf("%d slow, %d flooding and %d dripping clients among %d connections", c.Slow, c.Flood, c.Drip, c.Connections)
+	}
+	if c.Plain && len(c.Channels) > 0 {
+		return errors.New("channels of a server that is not odin")
 	}
 	if c.Deal < 0 || c.Deal > subBatch || c.Deal > len(c.Channels) || c.Deal > 0 && c.Check {
 		return fmt.Errorf("dealing %d of %d channels", c.Deal, len(c.Channels))

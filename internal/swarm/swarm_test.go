@@ -66,6 +66,29 @@ func TestVolleys(t *testing.T) {
 	}
 }
 
+// Of a plain server nothing is expected but the upgrade, and its echo answers.
+func TestPlain(t *testing.T) {
+	url := webSocket(t, func(ctx context.Context, c *websocket.Conn) {
+		if c.Subprotocol() != "" {
+			t.Errorf("offered %s", c.Subprotocol())
+		}
+		for {
+			kind, text, err := c.Read(ctx)
+			if err != nil || c.Write(ctx, kind, text) != nil {
+				return
+			}
+		}
+	})
+	s := start(t, Config{URL: url, Plain: true, Connections: 3, Volley: strings.Repeat("e", 128)})
+	settled(t, s, 3)
+	s.Volley(6)
+	eventually(t, "echoes", func() bool { return s.Counts().Answers > 100 })
+	wantTotals(t, finish(t, s, End{}), 3, 3, "{}")
+	if _, err := Start(Config{URL: url, Plain: true, Connections: 1, Channels: []string{"a"}}); err == nil {
+		t.Error("channels of a plain server")
+	}
+}
+
 func TestDealtChannels(t *testing.T) {
 	g := newSite(t, nil)
 	s := start(t, Config{URL: g.url(), Connections: 6, Channels: []string{"a", "b", "stress.0", "other.a"}, Deal: 2})

@@ -94,7 +94,7 @@ func newWorker(cfg Config, p part) (*worker, error) {
 	}
 	w := &worker{
 		cfg: cfg, part: p, target: to, sources: newSources(cfg.Sources),
-		heads:  newHeads(to, cfg.Token, rand.Uint64()),
+		heads:  newHeads(to, cfg.Plain, cfg.Token, rand.Uint64()),
 		events: make([]unix.EpollEvent, 4096),
 		conns:  make([]conn, p.size(cfg.Connections)),
 		buf:    make([]byte, 256<<10),
