@@ -259,13 +259,13 @@ func micros(d time.Duration, n int) float64 {
 
 // playFanout sends to all at once, by rates in turn, to one crowd after another.
 func playFanout(ctx context.Context, b *bench, c contender) ([]Sample, error) {
-	crowds, rates := []int{b.Connections}, []float64{10, 100}
+	crowds := []int{b.Connections}
 	if b.Sweep {
-		crowds, rates = []int{max(1, b.Connections/10), b.Connections}, []float64{1, 10, 100}
+		crowds = []int{max(1, b.Connections/10), b.Connections}
 	}
 	var out []Sample
 	for _, n := range crowds {
-		samples, err := b.fanout(ctx, c, n, rates)
+		samples, err := b.fanout(ctx, c, n, b.Rates)
 		out = append(out, samples...)
 		if err != nil {
 			return out, err

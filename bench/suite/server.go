@@ -80,7 +80,7 @@ func startOdin(bin string, extra []string) func(context.Context, need) (*server,
 		addr, admin := freePort(), freePort()
 		s := odinServer(addr, admin, n.size)
 		s.echo = "ws://" + addr + "/echo"
-		args := append([]string{"serve", "--addr", addr, "--admin-addr", admin, "--data-dir", n.data, "--drain", "1s", "--echo", "--log-level", "warn"}, unlimited...)
+		args := append([]string{"serve", "--addr", addr, "--admin-addr", admin, "--data-dir", n.data, "--drain", "100ms", "--echo", "--log-level", "warn"}, unlimited...)
 		if n.nats {
 			port := freePort()
 			s.nats = "nats://" + port

@@ -42,7 +42,8 @@ type Options struct {
 	Connections int           // 0: 10 000
 	For         time.Duration // how long a load lasts; 0: 5 s
 	Settle      time.Duration // pause before memory is read; 0: 2 s
-	Sweep       bool          // more rates and numbers of connections in fanout
+	Sweep       bool          // fanout to a tenth of the connections too
+	Rates       []float64     // messages a second in fanout; none: 10 and 100, which the targets are about
 	Size        int           // bytes of a broadcast message; 0: 150
 
 	Recording string    // events for the scenario channels; "": synthetic
@@ -142,6 +143,9 @@ func (o *Options) defaults() {
 	}
 	if o.Settle == 0 {
 		o.Settle = 2 * time.Second
+	}
+	if len(o.Rates) == 0 {
+		o.Rates = []float64{10, 100}
 	}
 	if o.Size == 0 {
 		o.Size = 150

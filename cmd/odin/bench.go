@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -44,17 +45,17 @@ that does nothing else: server and clients share it.
 
 // benchFlags are what bench can be told.
 type benchFlags struct {
-	scenarios, servers       list
-	rounds, rivalRounds      count
-	connections, size        count
-	load, settle             span
-	sweep, asJSON            bool
-	recording, out, odinArgs string
-	rivals                   []string
+	scenarios, servers, rates list
+	rounds, rivalRounds       count
+	connections, size         count
+	load, settle              span
+	sweep, asJSON             bool
+	recording, out, odinArgs  string
+	rivals                    []string
 }
 
 func newBench() *cobra.Command {
-	f := benchFlags{rounds: 2, connections: 10_000, size: 150, load: span(5 * time.Second), settle: span(2 * time.Second)}
+	f := benchFlags{rates: list{items: []string{"10", "100"}}, rounds: 2, connections: 10_000, size: 150, load: span(5 * time.Second), settle: span(2 * time.Second)}
 	help := strings.TrimPrefix(benchHelp, "\n")
 	for _, s := range suite.Scenarios() {
 		help += fmt.Sprintf("\n  %-10s%s", s[0], s[1])
@@ -79,7 +80,8 @@ func newBench() *cobra.Command {
 	fs.Var(&f.connections, "connections", "connections; scenarios take parts and multiples of it")
 	fs.Var(&f.load, "for", "how long one load lasts")
 	fs.Var(&f.settle, "settle", "pause before memory is read")
-	fs.BoolVar(&f.sweep, "sweep", false, "in fanout more rates, and a tenth of the connections too")
+	fs.Var(&f.rates, "rate", "messages a second in fanout; the targets are about 10 and 100")
+	fs.BoolVar(&f.sweep, "sweep", false, "in fanout a tenth of the connections, too")
 	fs.Var(&f.size, "size", "bytes of a broadcast message")
 	fs.StringVar(&f.recording, "recording", "", "recorded market for the scenario channels (default: multi-venue-31s.ndjson.gz in $ODIN_TESTDATA, else a synthetic one)")
 	fs.StringVar(&f.odinArgs, "odin-args", "", "more flags for the gateway, separated by spaces")
@@ -102,6 +104,13 @@ func (f *benchFlags) run(cmd *cobra.Command) error {
 		Rounds: int(f.rounds), RivalRounds: int(f.rivalRounds), Connections: int(f.connections),
 		For: time.Duration(f.load), Settle: time.Duration(f.settle), Sweep: f.sweep, Size: int(f.size),
 		Recording: f.recording, Notes: cmd.ErrOrStderr(), Command: f.command(cmd),
+	}
+	for _, text := range f.rates.items {
+		rate, err := strconv.ParseFloat(text, 64)
+		if err != nil || rate <= 0 {
+			return usagef("--rate: %q is no number of messages a second", text)
+		}
+		o.Rates = append(o.Rates, rate)
 	}
 	for _, text := range f.rivals {
 		r, err := suite.ParseRival(text)
