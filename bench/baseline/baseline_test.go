@@ -138,6 +138,24 @@ func TestCommands(t *testing.T) {
 	v.wantClose(1008)
 }
 
+func TestBatch(t *testing.T) {
+	s := newSite(t, nil)
+	for _, c := range []struct{ kind, body, want string }{
+		{"application/json", `[{"ch":"a","data":1},{"ch":"no good","data":2},{"ch":"a","data":3}]`, `[{"epoch":"E","seq":1},{"code":"bad_channel"},{"epoch":"E","seq":2}]`},
+		{"application/x-ndjson", "{\"ch\":\"a\",\"data\":1}\n{\"ch\":\"b\",\"data\":{}}\n", `{"epoch":"E","seq":3}` + "\n" + `{"epoch":"E","seq":4}`},
+	} {
+		resp, err := http.Post(s.publish+"/batch", c.kind, strings.NewReader(c.body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, _ := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if got := strings.ReplaceAll(strings.TrimSpace(string(b)), s.s.epoch, "E"); got != c.want || resp.Header.Get("Content-Type") != c.kind {
+			t.Errorf("%s\n%s\nwant %s", c.kind, got, c.want)
+		}
+	}
+}
+
 func TestSince(t *testing.T) {
 	s := newSite(t, nil)
 	var seqs []uint64
@@ -207,12 +225,12 @@ func TestSlow(t *testing.T) {
 	v := s.visit()
 	v.say(`{"op":"sub","id":1,"ch":["a"]}`)
 	v.want(`"ack"`)
-	big := `"` + strings.Repeat("x", 60<<10) + `"`
+	big := []byte(`"` + strings.Repeat("x", 60<<10) + `"`)
 	for deadline := time.Now().Add(30 * time.Second); s.s.slow.Load() == 0; {
 		if time.Now().After(deadline) {
 			t.Fatal("never cut")
 		}
-		s.post("a", big)
+		s.s.hub.publish("a", big)
 	}
 	_ = v.SetReadDeadline(time.Now().Add(10 * time.Second))
 	var err error

@@ -193,16 +193,40 @@ func (s *server) handlePublish(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *server) handleBatch(w http.ResponseWriter, r *http.Request) {
+	const lines = "application/x-ndjson"
 	var items []item
-	if !decode(w, r, 32<<20, &items) {
-		return
+	if r.Header.Get("Content-Type") != lines {
+		if !decode(w, r, 32<<20, &items) {
+			return
+		}
+	} else {
+		for dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, 32<<20)); ; {
+			var it item
+			err := dec.Decode(&it)
+			if err == io.EOF {
+				break
+			}
+			if err != nil {
+				http.Error(w, `{"code":"bad_request"}`, http.StatusBadRequest)
+				return
+			}
+			items = append(items, it)
+		}
 	}
 	out := make([]result, len(items))
 	for i := range items {
 		out[i] = s.publish(&items[i])
 	}
-	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(out)
+	enc := json.NewEncoder(w)
+	if r.Header.Get("Content-Type") != lines {
+		w.Header().Set("Content-Type", "application/json")
+		_ = enc.Encode(out)
+		return
+	}
+	w.Header().Set("Content-Type", lines)
+	for _, res := range out {
+		_ = enc.Encode(res)
+	}
 }
 
 func decode(w http.ResponseWriter, r *http.Request, most int64, into any) bool {
