@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -203,7 +204,7 @@ func (s *server) handleBatch(w http.ResponseWriter, r *http.Request) {
 		for dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, 32<<20)); ; {
 			var it item
 			err := dec.Decode(&it)
-			if err == io.EOF {
+			if errors.Is(err, io.EOF) {
 				break
 			}
 			if err != nil {
