@@ -16,6 +16,9 @@ BENCHTIME ?= 1s
 GOLANGCI_VERSION    := v2.15.0
 GOVULNCHECK_VERSION := v1.9.0
 
+# Modules of their own, so that what they need is in nobody's binary.
+BENCH_MODULES := bench/peers bench/plot
+
 # Everything is built without cgo, as the binary is shipped. Only the race
 # detector needs it, so a C compiler and its headers; without them the tests run
 # all the same.
@@ -53,6 +56,7 @@ tidy-diff: ## Fail if go.mod or go.sum is not tidy
 	go mod tidy -diff
 	cd clients/go && go mod tidy -diff
 	cd e2e/faults && go mod tidy -diff
+	@for m in $(BENCH_MODULES); do (cd $$m && go mod tidy -diff); done
 
 .PHONY: fmt
 fmt: ## Fail if a Go file is not gofmt-ed
@@ -65,6 +69,7 @@ vet: ## Run go vet, with and without the debug build tag
 	go vet -tags bufpooldebug ./bufpool
 	cd clients/go && go vet ./...
 	cd e2e/faults && go vet ./...
+	@for m in $(BENCH_MODULES); do (cd $$m && go vet ./...); done
 
 .PHONY: lint
 lint: ## Run golangci-lint where it is installed (make tools)
@@ -185,10 +190,29 @@ fuzz: ## Fuzz every fuzz target for FUZZTIME (20s) each
 	  done; \
 	done
 
+# What servers cost, measured in turn (odin bench --help). RIVAL='uws=…' adds one.
+RESULTS := docs/results
+RIVAL   ?=
+RIVALS  := $(if $(RIVAL),--rival '$(RIVAL)')
+
 .PHONY: bench
-bench: ## Go benchmarks, then the gateway against a featureless raw loop (A B A B)
+bench: build ## Measure against the baseline, the raw loop and libraries: 2 rounds, rivals 1 (under 10 min)
+	$(BIN) bench --rounds 2 --rival-rounds 1 --for 3s $(RIVALS) --out $(RESULTS)/bench-quick $(ARGS)
+	cd bench/plot && go run . $(CURDIR)/$(RESULTS)/bench-quick.json
+
+.PHONY: bench-full
+bench-full: build ## The same for the record: 5 rounds of all, more cases, on a machine that does nothing else (1 h)
+	$(BIN) bench --rounds 5 --for 10s --rate 1,10,100 --sweep $(RIVALS) --out $(RESULTS)/bench-full $(ARGS)
+	cd bench/plot && go run . $(CURDIR)/$(RESULTS)/bench-full.json
+
+.PHONY: bench-uws
+bench-uws: ## Build uWebSockets as a rival (git, gcc, g++): RIVAL='uws=bin/uws {port} {control_port} {size}'
+	@mkdir -p bin
+	bench/peers/uws/build $(CURDIR)/bin/uws
+
+.PHONY: bench-go
+bench-go: ## Go benchmarks of every package; compare two runs with benchstat
 	go test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) ./...
-	go run ./bench/density --compare
 
 .PHONY: clean
 clean: ## Remove what was built and the installed test clients and tools

@@ -37,10 +37,6 @@ var buildOdin = sync.OnceValues(func() (string, error) {
 	return build("odin", "../cmd/odin")
 })
 
-var buildDensity = sync.OnceValues(func() (string, error) {
-	return build("density", "../bench/density")
-})
-
 // build compiles a main package as it is shipped: static, and without the race
 // detector that the test itself may run under.
 func build(name, pkg string) (string, error) {

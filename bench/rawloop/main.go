@@ -1,7 +1,8 @@
-// Command rawloop is the floor that the gateway's fan-out is measured against:
-// WebSocket upgrades, descriptors in a list, and one write(2) for each frame
-// and client. Nothing else: no channels, no numbers, no replay, no limits, no
-// care for slow readers. It exists to be compared with, not to be used.
+// Command rawloop is the floor that the gateway is measured against: WebSocket
+// upgrades, descriptors in a list, and one write(2) for each frame and client.
+// Short texts a client sends come back. Nothing else: no channels, no numbers, no
+// replay, no limits, no care for slow readers, no patience with half a frame. It
+// exists to be compared with, not to be used. It speaks the wire of bench/peers.
 //
 //	POST /broadcast?rate=10&count=100   on the control address: sends count
 //	                                    frames to every client, rate a second,
@@ -87,11 +88,11 @@ func (l *loop) add(fd int) error {
 	return l.poll.Add(fd, netpoll.EPOLLIN|netpoll.EPOLLRDHUP, func(netpoll.EpollEvent) { l.read(fd) })
 }
 
-// read throws away what a client sends and forgets the client when it is gone.
+// read sends back what a client says, and forgets the client when it is gone.
 func (l *loop) read(fd int) {
 	var buf [4096]byte
 	n, _, errno := unix.RawSyscall(unix.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(&buf)), uintptr(len(buf)))
-	if errno == unix.EAGAIN || errno == 0 && n > 0 {
+	if errno == unix.EAGAIN || errno == 0 && n > 0 && echo(fd, buf[:n]) {
 		return
 	}
 	l.mu.Lock()
@@ -106,6 +107,41 @@ func (l *loop) read(fd int) {
 	delete(l.at, fd)
 	_ = l.poll.Del(fd)
 	_ = unix.Close(fd)
+}
+
+// echo answers whole masked texts of at most 125 bytes, or 64 KiB with the longer
+// header; the answer is built where they lie. Pongs are passed over. Anything else
+// is not understood: false.
+func echo(fd int, b []byte) bool {
+	for len(b) >= 6 {
+		start, size := 2, int(b[1]&0x7f)
+		if size == 126 && len(b) >= 8 {
+			start, size = 4, int(b[2])<<8|int(b[3])
+		}
+		if size > 1<<16 || b[1]&0x80 == 0 || len(b) < start+4+size {
+			return false
+		}
+		mask := [4]byte(b[start:])
+		payload := b[start+4 : start+4+size]
+		switch ws.OpCode(b[0] & 0x0f) {
+		case ws.OpText:
+			ws.Cipher(payload, mask, 0)
+			out := b[4 : start+4+size] // the header moves up to the payload
+			out[0], out[1] = b[0], b[1]&0x7f
+			if start == 4 {
+				out[2], out[3] = byte(size>>8), byte(size)
+			}
+			n, _, errno := unix.RawSyscall(unix.SYS_WRITE, uintptr(fd), uintptr(unsafe.Pointer(&out[0])), uintptr(len(out)))
+			if errno != 0 || int(n) != len(out) {
+				return false
+			}
+		case ws.OpPong:
+		default:
+			return false
+		}
+		b = b[start+4+size:]
+	}
+	return len(b) == 0
 }
 
 // broadcast writes frame to every client of the loop.

@@ -140,7 +140,7 @@ twice.`,
 		return usageError{hinted{err, fmt.Sprintf("See '%s --help'.", cmd.CommandPath())}}
 	})
 	root.AddCommand(
-		newServe(environ), newPublish(), newFeed(), newTail(), newStress(), newSwarmChild(),
+		newServe(environ), newPublish(), newFeed(), newTail(), newStress(), newBench(), newSwarmChild(),
 		newCapacity(environ), newConfig(environ), newHealth(), newVersion(),
 	)
 	return root

@@ -16,6 +16,9 @@ import (
 type Config struct {
 	// URL is ws://HOST[:PORT]/PATH.
 	URL string
+	// Plain offers no subprotocol: any WebSocket server will do, and a connection
+	// that it upgraded is connected. Not with Channels.
+	Plain bool
 	// Token goes into each head as a bearer token; "" for none.
 	Token string
 
@@ -31,6 +34,13 @@ type Config struct {
 
 	// Channels are subscribed to by every connection; none: no subscription.
 	Channels []string
+	// Deal gives each connection so many of Channels instead, in turn: with 2,
+	// attempt 0 has the first two, attempt 1 the next two, and so on around.
+	// 0: all of them. Not with Check, at most 200.
+	Deal int
+	// Volley is a text that Swarm.Volley sends; what is not subscribed to a
+	// channel answers it with one frame.
+	Volley string
 	// Mode and MS go into the subscription; "" is "all".
 	Mode string
 	MS   int
@@ -82,6 +92,12 @@ func (c *Config) check() error {
 	}
 	if c.Slow < 0 || c.Flood < 0 || c.Drip < 0 || c.Slow+c.Flood+c.Drip > c.Connections {
 		return fmt.Errorf("%d slow, %d flooding and %d dripping clients among %d connections", c.Slow, c.Flood, c.Drip, c.Connections)
+	}
+	if c.Plain && len(c.Channels) > 0 {
+		return errors.New("channels of a server that is not odin")
+	}
+	if c.Deal < 0 || c.Deal > subBatch || c.Deal > len(c.Channels) || c.Deal > 0 && c.Check {
+		return fmt.Errorf("dealing %d of %d channels", c.Deal, len(c.Channels))
 	}
 	if c.Timeout == 0 {
 		c.Timeout = 30 * time.Second

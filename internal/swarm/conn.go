@@ -242,16 +242,16 @@ func (w *worker) answered(i int32, head []byte) {
 	if odin {
 		k.flags |= flagOdin
 	}
-	if len(w.subs) == 0 {
+	if w.commands == 0 {
 		if !odin {
 			w.opened(i)
 		}
 		return
 	}
-	k.acks = uint8(len(w.subs))
+	k.acks = uint8(w.commands)
 	var frames []byte
-	for _, sub := range w.subs {
-		frames = appendFrame(frames, opText, sub, w.rng.Uint32())
+	for id := range w.commands {
+		frames = appendFrame(frames, opText, w.sub(i, id+1), w.rng.Uint32())
 	}
 	w.write(i, frames)
 }
@@ -306,6 +306,11 @@ func (w *worker) frame(i int32, k *conn, h *header, payload []byte) {
 	w.counts.Frames++
 	w.counts.Bytes += uint64(h.size)
 	w.counts.LastNS = w.clock
+	// An answer is a pong, or, of an echo, no frame of odin's.
+	if w.volleys > 0 && first && (kind == 'p' || kind == 0) {
+		w.counts.Answers++
+		w.volley()
+	}
 	if first && w.looks(k) && h.op == opText && h.fin {
 		w.look(i, k, kind, payload)
 		return
@@ -360,7 +365,7 @@ func (w *worker) look(i int32, k *conn, kind byte, payload []byte) {
 // join handles what comes between the upgrade and the last ack.
 func (w *worker) join(i int32, k *conn, kind byte, payload []byte) {
 	switch {
-	case kind == 'h' && len(w.subs) == 0:
+	case kind == 'h' && w.commands == 0:
 		w.opened(i)
 	case kind == 'a':
 		w.ack(i, k, payload)
@@ -371,7 +376,7 @@ func (w *worker) join(i int32, k *conn, kind byte, payload []byte) {
 			Retry uint32 `json:"retry_ms"`
 		}
 		switch {
-		case json.Unmarshal(payload, &e) != nil || e.ID < 1 || e.ID > len(w.subs):
+		case json.Unmarshal(payload, &e) != nil || e.ID < 1 || e.ID > w.commands:
 		case e.Retry > 0: // busy: it is asked again when it says so
 			w.counts.Retries++
 			w.repeats = append(w.repeats, repeat{i, e.ID, w.millis() + e.Retry})
@@ -395,7 +400,7 @@ func (w *worker) ack(i int32, k *conn, payload []byte) {
 		}
 		Rej map[string]string
 	}
-	if json.Unmarshal(payload, &a) != nil || a.ID < 1 || a.ID > len(w.subs) {
+	if json.Unmarshal(payload, &a) != nil || a.ID < 1 || a.ID > w.commands {
 		w.end(i, "bad_ack")
 		return
 	}

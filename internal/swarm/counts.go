@@ -70,6 +70,7 @@ type Counts struct {
 	Gaps     uint64 `json:"gaps"`     // "gap" frames among them
 	Skipped  uint64 `json:"skipped"`  // conflated, as the messages' "skip" says; with a ledger only
 	Pings    uint64 `json:"pings"`    // of the server's, on the WebSocket level
+	Answers  uint64 `json:"answers"`  // to volleys
 	Retries  uint64 `json:"retries"`  // subscriptions that the server was too busy for, and asked to repeat
 	LastNS   int64  `json:"last_ns"`  // when the last frame was read, Unix nanoseconds
 
@@ -107,6 +108,7 @@ func (c *Counts) add(o *Counts) {
 	c.Gaps += o.Gaps
 	c.Skipped += o.Skipped
 	c.Pings += o.Pings
+	c.Answers += o.Answers
 	c.Retries += o.Retries
 	c.LastNS = max(c.LastNS, o.LastNS)
 	c.Settled = max(c.Settled, o.Settled)

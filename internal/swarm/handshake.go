@@ -20,21 +20,25 @@ const (
 // heads writes request heads, which differ in their key alone, and checks the
 // answers. The key is made from the attempt's number, not kept.
 type heads struct {
-	text []byte
-	key  int // where the key lies in text
-	seed uint64
+	text  []byte
+	plain bool
+	key   int // where the key lies in text
+	seed  uint64
 }
 
-func newHeads(t target, token string, seed uint64) heads {
+func newHeads(t target, plain bool, token string, seed uint64) heads {
 	b := []byte("GET " + t.path + " HTTP/1.1\r\nHost: " + t.host +
-		"\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: " + protocol + "\r\n")
+		"\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n")
+	if !plain {
+		b = append(b, "Sec-WebSocket-Protocol: "+protocol+"\r\n"...)
+	}
 	if token != "" {
 		b = append(b, "Authorization: Bearer "+token+"\r\n"...)
 	}
 	b = append(b, "Sec-WebSocket-Key: "...)
 	at := len(b)
 	b = append(b, make([]byte, keyLen)...)
-	return heads{text: append(b, "\r\n\r\n"...), key: at, seed: seed}
+	return heads{text: append(b, "\r\n\r\n"...), plain: plain, key: at, seed: seed}
 }
 
 // request is attempt g's head, good until the next call.
@@ -85,7 +89,7 @@ func (h *heads) answer(g int, head []byte) (odin bool, why string) {
 		case bytes.EqualFold(name, []byte("Connection")) && hasToken(value, "upgrade"):
 			connections++
 		case bytes.EqualFold(name, []byte("Sec-WebSocket-Protocol")):
-			if string(value) != protocol {
+			if string(value) != protocol || h.plain {
 				return false, "bad_handshake"
 			}
 			odin = true

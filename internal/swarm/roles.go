@@ -64,3 +64,23 @@ func (w *worker) oncePerSecond(i int32) {
 		k.sent++
 	}
 }
+
+// volley sends Config.Volley on the next open connection. Each answer is followed
+// by one more, so that as many stay in the air as were sent at first.
+func (w *worker) volley() {
+	for range w.conns {
+		w.server = (w.server + 1) % int32(len(w.conns))
+		if k := &w.conns[w.server]; k.state == open && k.role == Normal {
+			w.write(w.server, w.volleyed)
+			return
+		}
+	}
+}
+
+// rally begins volleys, n in the air, or ends them: 0.
+func (w *worker) rally(n int) {
+	w.volleys = n
+	for range n {
+		w.volley()
+	}
+}

@@ -37,6 +37,7 @@ type member interface {
 	counts() Counts
 	published(es []Entry)
 	stall()
+	rally(n int)
 	finish(e endOrder) (Report, error)
 	over() <-chan struct{} // closed when nothing is left to happen, or it died
 }
@@ -113,6 +114,15 @@ func (s *Swarm) Stall() {
 	}
 }
 
+// Volley sends Config.Volley n times, on one connection after the other, and
+// once more for every answer, until it is called with 0. Counts.Answers counts.
+// What is in the air when it is called again is answered to nobody.
+func (s *Swarm) Volley(n int) {
+	for i, m := range s.members {
+		m.rally(part{i, len(s.members)}.size(n))
+	}
+}
+
 // Done is closed when nothing is left to happen: every attempt failed or ended.
 func (s *Swarm) Done() <-chan struct{} { return s.done }
 
@@ -172,6 +182,7 @@ func (l local) stall() {
 	// Rounded up, so that a stall at once is not "never".
 	l.w.post(func() { l.w.cfg.StallAfter = time.Since(l.w.began) + 1 })
 }
+func (l local) rally(n int) { l.w.post(func() { l.w.rally(n) }) }
 func (l local) finish(e endOrder) (Report, error) {
 	l.w.post(func() {
 		w := l.w
@@ -190,6 +201,7 @@ type toChild struct {
 	Part      part      `json:"part,omitzero"`
 	Published []Entry   `json:"published,omitempty"`
 	Stall     bool      `json:"stall,omitempty"`
+	Volley    *int      `json:"volley,omitempty"`
 	Finish    *endOrder `json:"finish,omitempty"`
 }
 
@@ -296,6 +308,8 @@ func (c *child) published(es []Entry) { c.send(toChild{Published: es}) }
 
 func (c *child) stall() { c.send(toChild{Stall: true}) }
 
+func (c *child) rally(n int) { c.send(toChild{Volley: &n}) }
+
 func (c *child) finish(e endOrder) (Report, error) {
 	c.send(toChild{Finish: &e})
 	<-c.gone
@@ -363,6 +377,9 @@ func Child(in io.Reader, out io.Writer) error {
 		}
 		if next.Stall {
 			m.stall()
+		}
+		if next.Volley != nil {
+			m.rally(*next.Volley)
 		}
 		if next.Published != nil && first.Config.Check {
 			m.published(next.Published)

@@ -39,6 +39,74 @@ func TestEveryoneGetsEverything(t *testing.T) {
 	}
 }
 
+// Volleys keep so many in the air, over all connections and processes, until
+// they are ended.
+func TestVolleys(t *testing.T) {
+	g := newSite(t, nil)
+	s := start(t, Config{
+		URL: g.url(), Connections: 40, Volley: `{"op":"ping","id":1}`,
+		Processes: 2, Child: []string{os.Args[0], "swarm-child"},
+	})
+	settled(t, s, 40)
+	s.Volley(10)
+	eventually(t, "answers", func() bool { return s.Counts().Answers > 1000 })
+	s.Volley(0)
+	var still uint64
+	eventually(t, "no answer more", func() bool {
+		was := still
+		still = s.Counts().Answers
+		time.Sleep(300 * time.Millisecond)
+		return s.Counts().Answers == was
+	})
+	rep := finish(t, s, End{})
+	// Nobody had more than the burst a gateway allows: all took turns.
+	wantTotals(t, rep, 40, 40, "{}")
+	if total := rep.Total(); total.Open != 40 {
+		t.Errorf("%+v", total)
+	}
+}
+
+// Of a plain server nothing is expected but the upgrade, and its echo answers.
+func TestPlain(t *testing.T) {
+	url := webSocket(t, func(ctx context.Context, c *websocket.Conn) {
+		if c.Subprotocol() != "" {
+			t.Errorf("offered %s", c.Subprotocol())
+		}
+		for {
+			kind, text, err := c.Read(ctx)
+			if err != nil || c.Write(ctx, kind, text) != nil {
+				return
+			}
+		}
+	})
+	s := start(t, Config{URL: url, Plain: true, Connections: 3, Volley: strings.Repeat("e", 128)})
+	settled(t, s, 3)
+	s.Volley(6)
+	eventually(t, "echoes", func() bool { return s.Counts().Answers > 100 })
+	wantTotals(t, finish(t, s, End{}), 3, 3, "{}")
+	if _, err := Start(Config{URL: url, Plain: true, Connections: 1, Channels: []string{"a"}}); err == nil {
+		t.Error("channels of a plain server")
+	}
+}
+
+func TestDealtChannels(t *testing.T) {
+	g := newSite(t, nil)
+	s := start(t, Config{URL: g.url(), Connections: 6, Channels: []string{"a", "b", "stress.0", "other.a"}, Deal: 2})
+	settled(t, s, 6)
+	g.publish(s, "stress.0", 10) // to the second, fourth and sixth
+	g.publish(s, "a", 1)         // to the others
+	eventually(t, "33 messages", func() bool { return s.Counts().Messages >= 33 })
+	if rep := finish(t, s, End{}); rep.Messages != 33 {
+		t.Errorf("%d messages", rep.Messages)
+	}
+	for _, c := range []Config{{Deal: 3, Channels: []string{"a"}}, {Deal: 1, Channels: []string{"a"}, Check: true}} {
+		c.URL, c.Connections = g.url(), 1
+		if _, err := Start(c); err == nil {
+			t.Errorf("%+v", c)
+		}
+	}
+}
+
 func TestTheFullGatewaysRefusalsAddUp(t *testing.T) {
 	g := newSite(t, func(c *gateway.Config) { c.MaxConnections = 50 })
 	s := start(t, Config{URL: g.url(), Connections: 180, Channels: []string{"stress.0"}})

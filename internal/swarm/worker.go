@@ -33,9 +33,11 @@ type worker struct {
 	target    target
 	sources   sources
 	heads     heads
-	subs      [][]byte // sub commands, ids from 1
+	subs      [][]byte // sub commands, ids from 1; none when channels are dealt
+	commands  int      // sub commands of each connection
 	floodWith []byte   // whole frames
 	dripWith  []byte   // one frame that never ends
+	volleyed  []byte   // a whole frame
 	began     time.Time
 
 	// Owned by the loop's goroutine.
@@ -59,6 +61,8 @@ type worker struct {
 	delays   Delays
 	ledger   *ledger // nil without Config.Check
 	rng      *rand.Rand
+	volleys  int   // sent and to be kept in the air, 0 for none
+	server   int32 // the connection that sent the last one
 	ending   *ending
 	report   chan Report
 
@@ -90,7 +94,7 @@ func newWorker(cfg Config, p part) (*worker, error) {
 	}
 	w := &worker{
 		cfg: cfg, part: p, target: to, sources: newSources(cfg.Sources),
-		heads:  newHeads(to, cfg.Token, rand.Uint64()),
+		heads:  newHeads(to, cfg.Plain, cfg.Token, rand.Uint64()),
 		events: make([]unix.EpollEvent, 4096),
 		conns:  make([]conn, p.size(cfg.Connections)),
 		buf:    make([]byte, 256<<10),
@@ -102,16 +106,21 @@ func newWorker(cfg Config, p part) (*worker, error) {
 	for i := range w.conns {
 		w.conns[i].fd = -1
 	}
-	for n := 0; n < len(cfg.Channels); n += subBatch {
+	for n := 0; n < len(cfg.Channels) && cfg.Deal == 0; n += subBatch {
 		w.subs = append(w.subs, subscription(&cfg, len(w.subs)+1, cfg.Channels[n:min(n+subBatch, len(cfg.Channels))]))
 	}
 	if len(w.subs) > 255 {
 		return nil, fmt.Errorf("%d channels: at most %d", len(cfg.Channels), 255*subBatch)
 	}
+	w.commands = len(w.subs)
+	if cfg.Deal > 0 {
+		w.commands = 1
+	}
 	if cfg.Flood > 0 {
 		w.floodWith = floodFrames(w.rng)
 	}
 	w.dripWith = appendFrame(nil, opText, make([]byte, 4096), w.rng.Uint32())
+	w.volleyed = appendFrame(nil, opText, []byte(cfg.Volley), w.rng.Uint32())
 	if cfg.Check {
 		w.ledger = newLedger()
 	}
@@ -121,6 +130,19 @@ func newWorker(cfg Config, p part) (*worker, error) {
 	w.began = time.Now()
 	w.snapshot.Store(&Counts{})
 	return w, nil
+}
+
+// sub is a connection's sub command.
+func (w *worker) sub(i int32, id int) []byte {
+	if w.cfg.Deal == 0 {
+		return w.subs[id-1]
+	}
+	all := w.cfg.Channels
+	hand := make([]string, w.cfg.Deal)
+	for n := range hand {
+		hand[n] = all[(w.attempt(i)*w.cfg.Deal+n)%len(all)]
+	}
+	return subscription(&w.cfg, id, hand)
 }
 
 func subscription(cfg *Config, id int, channels []string) []byte {
@@ -388,7 +410,7 @@ func (w *worker) tick() {
 		if now < r.when && w.conns[r.i].state == joining {
 			return false
 		}
-		w.write(r.i, appendFrame(nil, opText, w.subs[r.id-1], w.rng.Uint32()))
+		w.write(r.i, appendFrame(nil, opText, w.sub(r.i, r.id), w.rng.Uint32()))
 		return true
 	})
 
