@@ -132,7 +132,8 @@ clients-js-deps:
 .PHONY: clients-js
 clients-js: clients-js-deps build
 	@if command -v npm >/dev/null; then \
-	  cd clients/js && npm run --silent build && ODIN_BIN=$(CURDIR)/$(BIN) npm test --silent; fi
+	  cd clients/js && npm run --silent build && log=$$(mktemp); trap "rm -f $$log" EXIT; \
+	  ODIN_BIN=$(CURDIR)/$(BIN) npm test --silent >$$log 2>&1 && grep -E "^ℹ (tests|pass|skipped)" $$log || { cat $$log; exit 1; }; fi
 
 .PHONY: e2e-clients
 e2e-clients: e2e-deps ## Test with independent clients: two in Go, npm ws, headless Chromium

@@ -297,11 +297,11 @@ func TestMalformed(t *testing.T) {
 func TestSlowCallback(t *testing.T) {
 	s, r := newFake(t), newRecorder(t)
 	k := testClock()
-	k.hb, k.answer = 100*time.Millisecond, 300*time.Millisecond
+	k.hb, k.answer = 300*time.Millisecond, time.Second
 	got := make(chan *fakeConn, 1)
 	go func() {
 		conn := s.acceptSilent()
-		conn.send(strings.Replace(fakeHello, "20000", "100", 1))
+		conn.send(strings.Replace(fakeHello, "20000", "400", 1))
 		got <- conn
 	}()
 	c, err := dial(t.Context(), s.url(), r.options(), k)
@@ -316,7 +316,7 @@ func TestSlowCallback(t *testing.T) {
 	opts.OnMessage = func(m Message) {
 		if slow {
 			slow = false
-			time.Sleep(500 * time.Millisecond)
+			time.Sleep(1300 * time.Millisecond)
 		}
 		say(m)
 	}

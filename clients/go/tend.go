@@ -121,10 +121,10 @@ func (c *Client) plan(l *link, now time.Time) {
 // due takes the commands that may be sent now, and says when to look again.
 // Within mu.
 func (c *Client) due(l *link, now time.Time) (bodies [][]byte, wait time.Duration) {
-	wait = 5 * time.Second
+	limit := l.silence(&c.clock)
+	wait = min(5*time.Second, limit/8)
 	heard := time.Unix(0, l.heard.Load())
 	if l.reading.Load() {
-		limit := l.silence(&c.clock)
 		if now.Sub(heard) >= limit {
 			c.fail(&Error{Code: "silent", Message: "nothing came for " + now.Sub(heard).Round(time.Millisecond).String()})
 			return nil, 0
@@ -133,7 +133,6 @@ func (c *Client) due(l *link, now time.Time) (bodies [][]byte, wait time.Duratio
 			c.fail(&Error{Code: "silent", Message: "no answer to " + l.waiting[0].op})
 			return nil, 0
 		}
-		wait = min(wait, limit/8)
 		if len(l.waiting) > 0 {
 			wait = min(wait, c.clock.answer-now.Sub(l.since()))
 		}

@@ -60,6 +60,7 @@ export class Fake {
     s.wss = new WebSocketServer({ noServer: true, handleProtocols: () => "odin.v1.json" });
     s.http.on("upgrade", (req, socket, head) => {
       s.headers.push(req.headers);
+      socket.on("error", () => {}); // a client that is refused may reset
       const refusal = s.refuse?.();
       if (refusal) {
         const { status, headers = {}, body = "" } = refusal;
