@@ -436,7 +436,7 @@ func TestRealDrain(t *testing.T) {
 	}
 	for _, s := range k.states {
 		if e := (*Error)(nil); !s.Connected && errors.As(s.Err, &e) && e.Status == 1012 {
-			if s.RetryIn < 900*time.Millisecond || s.RetryIn > 6*time.Second || s.URL != home.url() {
+			if s.RetryIn < 400*time.Millisecond || s.RetryIn > 30*time.Second || s.URL != home.url() {
 				t.Errorf("comes back to %s in %v", s.URL, s.RetryIn)
 			}
 			return
