@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"cmp"
 	"compress/gzip"
+	"errors"
 	"io"
 	"maps"
 	"net"
@@ -172,7 +173,7 @@ func writeBeginning(t *testing.T, from, to string, span time.Duration) {
 	in := bufio.NewReader(gz)
 	for {
 		line, err := in.ReadString('\n')
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {

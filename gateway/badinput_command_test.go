@@ -260,8 +260,11 @@ func TestSubscriptionLimit(t *testing.T) {
 		t.Fatal(f.raw)
 	}
 	// A channel new to the wildcard finds no room, and that is said.
-	g.publish("none.new", `1`)
-	if f := c.want("err"); string(f.Code) != `"limit"` {
+	seq := g.publish("none.new", `1`)
+	if f := c.want("gap"); f.channel() != "none.new" || f.Before != seq+1 {
+		t.Fatal(f.raw)
+	}
+	if f := c.want("err"); string(f.Code) != `"limit"` || f.channel() != "none.new" {
 		t.Fatal(f.raw)
 	}
 	g.publish("a1", `1`)

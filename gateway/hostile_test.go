@@ -436,7 +436,7 @@ func TestBulkOfWildcards(t *testing.T) {
 	t.Parallel()
 	g := newTestGateway(t, func(c *Config) { c.Shards = 1 })
 	for i := range 20_000 {
-		g.hub.Ensure(fmt.Sprintf("venue%d.SYM-%d", i%7, i), 0)
+		g.hub.Message(&broker.Message{Channel: fmt.Sprintf("venue%d.SYM-%d", i%7, i), Seq: uint64(i + 1), Data: []byte("1")})
 	}
 	k := g.canary(t)
 	c := g.dial()
@@ -465,6 +465,65 @@ func TestBulkOfWildcards(t *testing.T) {
 	c.CloseNow()
 	g.wantNothingHeld(t, 1, 1)
 	k.stop()
+}
+
+// Names that one client makes up don't use up what the wildcards of others may
+// follow.
+func TestNamesAreNotForWildcards(t *testing.T) {
+	t.Parallel()
+	g := newTestGateway(t, func(c *Config) { c.MaxSubscriptions = 50 })
+	victim := g.dial()
+	victim.say(`{"op":"sub","id":1,"ch":["trade.*"]}`)
+	victim.want("ack")
+	for i := range 3 {
+		names := ""
+		for k := range 45 {
+			names += fmt.Sprintf(`,"trade.zz%d-%d"`, i, k)
+		}
+		c := g.dial()
+		c.say(`{"op":"sub","id":1,"ch":[%s]}`, names[1:])
+		if f := c.want("ack"); len(f.acks()) != 45 {
+			t.Fatal(f.raw)
+		}
+	}
+	newcomer := g.dial()
+	newcomer.say(`{"op":"sub","id":1,"ch":["trade.*"]}`)
+	if f := newcomer.want("ack"); f.Rej != nil {
+		t.Fatal(f.raw)
+	}
+	for _, ch := range []string{"trade.NEW", "trade.zz0-0"} { // a name's first message counts
+		seq := g.publish(ch, `1`)
+		for _, c := range []*client{victim, newcomer} {
+			if f := c.want("msg"); f.Seq != seq || f.channel() != ch {
+				t.Fatal(f.raw)
+			}
+		}
+	}
+}
+
+// Wildcards that match nothing draw on what all connections share.
+func TestWildcardsHaveABudget(t *testing.T) {
+	t.Parallel()
+	g := newTestGateway(t, func(c *Config) { c.MoreSubscriptions = 1000; c.Shards = 1 })
+	taken := 0
+	var all []*client
+	for i := range 5 {
+		names := ""
+		for k := range 100 {
+			names += fmt.Sprintf(`,"w%d-%d.*"`, i, k)
+		}
+		c := g.dial()
+		c.say(`{"op":"sub","id":1,"ch":[%s]}`, names[1:])
+		taken += len(c.want("ack").acks())
+		all = append(all, c)
+	}
+	if most := 1000 / wildCost("w0-0."); taken > most || taken < most-10 {
+		t.Errorf("%d wildcards, the budget is for %d", taken, most)
+	}
+	for _, c := range all {
+		c.CloseNow()
+	}
+	g.eventually("what they drew", func() bool { return g.more.Load() == 0 })
 }
 
 // Pooled buffers are bounded, but not by who holds them. Those who fill the

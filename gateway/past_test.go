@@ -190,6 +190,23 @@ func TestResumeAheadOfThisNode(t *testing.T) {
 	c.wantSeqs([]uint64{next}, ahead)
 }
 
+// The stream may be ahead of this node: what it has not been given yet comes from
+// its log, once.
+func TestPastDoesNotOvertakeTheNode(t *testing.T) {
+	g := newTestGateway(t, smallLogs)
+	seqs := g.fill("x", 100)
+	g.broker.Hold(true)
+	for range 5 {
+		seqs = append(seqs, g.publish("x", pad))
+	}
+	c := g.dial()
+	c.say(`{"op":"sub","id":1,"ch":["x"],"since":{"x":{"epoch":%q,"seq":%d}}}`, g.hub.Epoch(), seqs[80])
+	c.want("ack")
+	c.wantSeqs(seqs[81:101], seqs[80])
+	g.broker.Hold(false)
+	c.wantSeqs(seqs[101:], seqs[100])
+}
+
 // The past can't be read while the broker is away: it comes when the broker does.
 func TestResumeWhileTheBrokerIsAway(t *testing.T) {
 	g := newTestGateway(t, smallLogs)

@@ -50,11 +50,13 @@ func (s *shard) questions(c *slot, cmd *wire.Command) (q questions) {
 			return
 		}
 		p, since := cmd.Since[name]
-		if since && epoch != "" && (p.Epoch != epoch || p.Seq > head) {
+		if since && (p.Epoch != epoch || p.Seq > head) {
 			q.positions = true
 		}
 		if wildcard {
-			if since && p.Epoch == epoch && p.Seq < hub.Base() || cmd.Snap {
+			// Also where the broker has only just been reached, or will be before this is
+			// answered.
+			if since && (epoch == "" || p.Epoch == epoch && p.Seq < hub.Base()) || cmd.Snap {
 				q.prefixes = append(q.prefixes, prefix)
 				q.positions = q.positions || since
 			} else if since && !q.positions {
@@ -103,6 +105,9 @@ const lookupTimeout = 3 * time.Second
 func (g *Gateway) ask(q questions, cmd *wire.Command) (k reach) {
 	ctx, cancel := context.WithTimeout(context.Background(), lookupTimeout)
 	defer cancel()
+	if q.positions {
+		g.askLeader(ctx, cmd, &k)
+	}
 	g.learn(ctx, q.unknown)
 	for _, prefix := range q.prefixes {
 		g.learnPrefix(ctx, prefix, &k)
@@ -113,15 +118,18 @@ func (g *Gateway) ask(q questions, cmd *wire.Command) (k reach) {
 			g.waitFor(ctx, m.Seq)
 		}
 	}
-	if !q.positions {
-		return k
-	}
+	return k
+}
+
+// askLeader asks how far the stream goes, and waits until this node has come to
+// the command's positions.
+func (g *Gateway) askLeader(ctx context.Context, cmd *wire.Command, k *reach) {
 	st, err := g.leader.ask(ctx)
 	k.asked, k.err = true, err
 	k.streamEpoch, k.first, k.last = st.Epoch, st.First, st.Last
 	if err != nil {
 		g.count.LookupsFailed.Add(1)
-		return k
+		return
 	}
 	// A client that comes from another node may be ahead of this one.
 	for _, p := range cmd.Since {
@@ -130,7 +138,6 @@ func (g *Gateway) ask(q questions, cmd *wire.Command) (k reach) {
 			g.waitFor(ctx, p.Seq)
 		}
 	}
-	return k
 }
 
 func (k *reach) noteHead(name string, seq uint64) {
@@ -162,7 +169,7 @@ func (g *Gateway) learn(ctx context.Context, names []string) {
 		if g.hub.Lookup(name) != nil {
 			continue
 		}
-		last := uint64(channel.Unknown)
+		last := channel.Unknown
 		if g.broker.State().Connected {
 			m, err := g.broker.Last(ctx, name)
 			switch {

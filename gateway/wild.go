@@ -132,7 +132,8 @@ func (s *shard) matchWild(ch *channel.Channel) {
 				s.g.count.WildcardOverflow.Add(1)
 				s.g.count.GapsEvicted.Add(1)
 				_, after := ch.Debut()
-				_, head := ch.Head()
+				var head uint64
+				s.g.hub.Steady(func() { _, head = ch.Head() }) // with the message that made it known
 				s.wbuf = wire.AppendGap(s.wbuf[:0], ch.Name, after, head+1, channel.WhyEvicted)
 				s.wbuf = wire.AppendRefusedMatch(s.wbuf, ch.Name)
 				s.send(w.connRef, c, s.wbuf)
