@@ -33,6 +33,7 @@ type fleet struct {
 	delays  []int64        // ns, from making to callback, of who is measured; guarded by mu
 	measure atomic.Bool
 	back    []time.Time // when a client was connected again; guarded by mu
+	asked   []time.Time // when one that lost its connection was to try again; guarded by mu
 }
 
 // member is one client.
@@ -151,6 +152,11 @@ func (m *member) dial(o fleetOptions) error {
 			if m.up.Swap(s.Connected) != s.Connected && s.Connected {
 				f.mu.Lock()
 				f.back = append(f.back, time.Now())
+				f.mu.Unlock()
+			}
+			if !s.Connected && s.RetryIn > 0 {
+				f.mu.Lock()
+				f.asked = append(f.asked, time.Now().Add(s.RetryIn))
 				f.mu.Unlock()
 			}
 			if s.Connected {

@@ -137,16 +137,22 @@ func burst(r *run) {
 
 // stress starts `odin stress`: clients that don't resume, in a process that can be
 // stopped.
-func (r *run) stress(n *node, connections int, channel string) *proc {
+func (r *run) stress(n *node, connections int, channel string) (*proc, int) {
 	p := r.start("stress", r.odin, "stress", "--url", n.url(), "--connections", fmt.Sprint(connections),
 		"--duration", "30m", "--channel", channel, "--rate", "3000", "--json", "--processes", "1")
-	r.row.clients += connections
+	// Each is attempted once, and on a machine that stands still for seconds some
+	// attempts fail. What counts is how many are there then.
+	most, since := 0, time.Now()
 	r.within(time.Now(), 90*time.Second, "all connected", func() bool {
 		s, err := n.stats()
 		r.want(p.alive(), "stress ended: %s", p.tail())
-		return err == nil && s.Current >= connections
+		if err == nil && s.Current > most {
+			most, since = s.Current, time.Now()
+		}
+		return most >= connections || most >= connections*9/10 && time.Since(since) > 5*time.Second
 	})
-	return p
+	r.row.clients += most
+	return p, most
 }
 
 func drain(r *run) { r.drain(false) }
@@ -155,11 +161,11 @@ func drainStopped(r *run) { r.drain(true) }
 
 func (r *run) drain(stopped bool) {
 	over := time.Duration(r.long(20, 5)) * time.Second
-	clients := r.long(10000, 3000)
+	want := r.long(10000, 3000)
 	n := r.node("a", "--drain", over.String())
 	n.waitReady()
 	from := r.seed(n, []string{"fault.c0"})
-	s := r.stress(n, clients, "fault.c0")
+	s, clients := r.stress(n, want, "fault.c0")
 	p := r.publish([]*node{n}, []string{"fault.c0"}, 5, 100)
 	time.Sleep(time.Second)
 	if stopped {
@@ -236,7 +242,7 @@ func stoppedClients(r *run) {
 	chs := channels(2)
 	from := r.seed(n, chs)
 	f := r.fleet(fleetOptions{n: 30, urls: rotate(n), channels: some(chs, 1), from: from, wrap: true})
-	s := r.stress(n, r.long(3000, 600)+30, chs[0]) // the clients of f are connected, too
+	s, _ := r.stress(n, r.long(3000, 600)+30, chs[0]) // the clients of f are connected, too
 	p := r.publish([]*node{n}, chs, 50, 300)
 	time.Sleep(time.Second)
 	// Their process is stopped; the resuming ones, in this process, stop reading.
