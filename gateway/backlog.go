@@ -41,13 +41,13 @@ const (
 
 // backlog is the budget for unacknowledged bytes, shared by all shards.
 type backlog struct {
-	limit int64 // bytes
+	limit atomic.Int64 // bytes; follows a memory limit that changes
 	used  atomic.Int64
 }
 
 // take charges n bytes; it reports false, and charges nothing, beyond the limit.
 func (b *backlog) take(n int64) bool {
-	if b.used.Add(n) <= b.limit {
+	if b.used.Add(n) <= b.limit.Load() {
 		return true
 	}
 	b.used.Add(-n)
@@ -68,7 +68,7 @@ func (s *shard) afford(r connRef, c *slot, n int) bool {
 	if more <= 0 {
 		return true // paid for all its socket can hold
 	}
-	if b.used.Load() > b.limit/2 {
+	if b.used.Load() > b.limit.Load()/2 {
 		s.reclaim(reclaimStep)
 		if c.charge > 0 {
 			s.measure(c)
@@ -144,7 +144,7 @@ func (s *shard) hold(r connRef, c *slot) {
 func (s *shard) freeHeld() {
 	b := &s.g.backlog
 	for range s.held.len() {
-		if b.used.Load()+page > b.limit {
+		if b.used.Load()+page > b.limit.Load() {
 			return
 		}
 		r, _ := s.held.peek()
@@ -225,7 +225,7 @@ func (s *shard) follow(l *lagged, c *slot) {
 func (s *shard) grow(c *slot) {
 	// No one socket may hold so much of the budget that it could never be had.
 	b := &s.g.backlog
-	if c.sendShift >= maxSendShift || b.used.Load() > b.limit/2 || int64(s.g.cfg.SndBuf)<<(c.sendShift+1) > b.limit/32 {
+	if c.sendShift >= maxSendShift || b.used.Load() > b.limit.Load()/2 || int64(s.g.cfg.SndBuf)<<(c.sendShift+1) > b.limit.Load()/32 {
 		return
 	}
 	c.sendShift++
@@ -240,7 +240,7 @@ func (s *shard) grow(c *slot) {
 // until it is acknowledged.
 func (s *shard) shrink(c *slot) {
 	b := &s.g.backlog
-	if c.sendShift == 0 || b.used.Load() < b.limit/4*3 {
+	if c.sendShift == 0 || b.used.Load() < b.limit.Load()/4*3 {
 		return
 	}
 	if s.loop.SetSendBuffer(int(c.fd), s.g.cfg.SndBuf) == nil {

@@ -62,7 +62,7 @@ func newScriptedShard(t testing.TB, n int, backlog int64, wrap func(*netpolltest
 	if used := g.backlog.used.Load(); used != 0 {
 		t.Fatalf("%d bytes charged to sockets that hold nothing", used)
 	}
-	g.backlog.limit = backlog
+	g.backlog.limit.Store(backlog)
 	return s
 }
 
@@ -202,7 +202,7 @@ func TestSendBufferGrows(t *testing.T) {
 	if want := s.g.cfg.SndBuf << maxSendShift; sock.SendBuffer() != want {
 		t.Fatalf("send buffer %d, want %d", sock.SendBuffer(), want)
 	}
-	s.g.backlog.limit = page
+	s.g.backlog.limit.Store(page)
 	s.tick(sweepTicks)
 	if sock.SendBuffer() != s.g.cfg.SndBuf {
 		t.Fatalf("send buffer %d under pressure", sock.SendBuffer())

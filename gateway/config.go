@@ -39,9 +39,10 @@ type Config struct {
 	// Memory reads the memory in use and its limit; nil: it isn't watched. It is
 	// called from one goroutine.
 	Memory func() capacity.Sample
-	// Recompute gives the most connections under a limit that has changed, 0
-	// with the reason when it holds none; nil: MaxConnections stands.
-	Recompute func(capacity.Limit) (int, error)
+	// Recompute gives the most connections and the backlog, bytes, under a limit that
+	// has changed, 0 connections with the reason when it holds none; nil:
+	// MaxConnections and Backlog stand.
+	Recompute func(capacity.Limit) (connections int, backlog int64, err error)
 	// MaxHandshakes bounds connections that are not upgraded yet; at the bound
 	// the oldest unfinished one is answered 408.
 	MaxHandshakes int

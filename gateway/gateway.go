@@ -102,7 +102,6 @@ func newGateway(cfg Config, newLoop func(netpoll.Config) (netpoll.Loop, error)) 
 		limits:     wire.Limits{MaxMessage: cfg.MaxMessage, MaxFragments: 1024},
 		echoLimits: wire.Limits{MaxMessage: cfg.MaxMessage, Binary: true},
 		maxHeads:   max(1, cfg.MaxHandshakes/cfg.Shards),
-		backlog:    backlog{limit: cfg.Backlog},
 		publishing: semaphore.NewWeighted(publishMemory),
 		reading:    semaphore.NewWeighted(historyAtOnce),
 		down:       make(chan struct{}),
@@ -114,6 +113,7 @@ func newGateway(cfg Config, newLoop func(netpoll.Config) (netpoll.Loop, error)) 
 	if g.node == "" {
 		g.node = "n" + strconv.FormatUint(rand.Uint64(), 36)
 	}
+	g.backlog.limit.Store(cfg.Backlog)
 	past := cfg.LogBudget / historyShare
 	g.history = newHistory(g, past)
 	if cfg.PublishRate > 0 {
@@ -330,7 +330,7 @@ func (g *Gateway) drain(ctx context.Context) error {
 		go func() {
 			defer wg.Done()
 			for {
-				left := g.cfg.Drain - goodbyeTime - time.Since(begin)
+				left := g.cfg.Drain - goodbyeTime - stopTime - time.Since(begin)
 				told := make(chan int, 1)
 				if !s.post(func(s *shard) { told <- s.drainSlice(left) }) {
 					return
@@ -362,6 +362,10 @@ func (g *Gateway) drain(ctx context.Context) error {
 // goodbyeTime is how long the last of a drain have to take their goodbyes. It is
 // a part of the time to drain in.
 const goodbyeTime = (closeWait + 3) * tick
+
+// stopTime is how long the rest of a shutdown may take, the broker's files most of
+// all. It too is a part of the time to drain in.
+const stopTime = time.Second
 
 // drainSlice tells as many connections to go as this tick's share, and returns
 // how many are left to tell. left is the time there still is.

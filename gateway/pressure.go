@@ -27,7 +27,7 @@ func (g *Gateway) watchMemory(ctx context.Context) {
 			g.sampled("memory", "the memory in use can't be read whole; the last good figure stands", "err", s.Err)
 		}
 		if s.Changed && g.cfg.Recompute != nil {
-			n, err := g.cfg.Recompute(s.Limit)
+			n, backlog, err := g.cfg.Recompute(s.Limit)
 			g.unfit.Store(nil)
 			if err != nil {
 				why := err.Error()
@@ -37,6 +37,9 @@ func (g *Gateway) watchMemory(ctx context.Context) {
 				g.log.Warn("the memory limit changed", "limit", capacity.FormatSize(s.Limit.Bytes), "max_connections", n)
 			}
 			g.gate.SetMax(n)
+			if backlog > 0 {
+				g.backlog.limit.Store(backlog)
+			}
 			g.room.Admit()
 		}
 		if state == capacity.Evict {

@@ -28,11 +28,11 @@ func TestMemoryPressure(t *testing.T) {
 			last = l.Bytes
 			return s
 		}
-		c.Recompute = func(l capacity.Limit) (int, error) {
+		c.Recompute = func(l capacity.Limit) (int, int64, error) {
 			if l.Bytes < 60 {
-				return 0, errors.New("nothing fits")
+				return 0, 0, errors.New("nothing fits")
 			}
-			return int(l.Bytes) * 10, nil
+			return int(l.Bytes) * 10, l.Bytes << 20, nil
 		}
 	})
 	status := func() int {

@@ -194,7 +194,7 @@ func (g *Gateway) Stats() Stats {
 		LateTicks:          c.LateTicks.Load(),
 
 		BacklogBytes:  g.backlog.used.Load(),
-		BacklogBudget: g.backlog.limit,
+		BacklogBudget: g.backlog.limit.Load(),
 
 		SendBuffersGrown:  c.BuffersGrown.Load(),
 		SendBuffersShrunk: c.BuffersShrunk.Load(),

@@ -74,7 +74,8 @@ func serve(ctx context.Context, l *loaded, environ []string, stdout, stderr io.W
 	log.Info(sum.Sentence())
 	log.Info(sum.BoundSentence())
 	warnHigh(sum.Limit, log)
-	if _, set := lookupEnv(environ, "GOMEMLIMIT"); !set {
+	_, ownLimit := lookupEnv(environ, "GOMEMLIMIT")
+	if !ownLimit {
 		debug.SetMemoryLimit(sum.GoMemLimit())
 	}
 	shards := int(l.Shards)
@@ -97,7 +98,7 @@ func serve(ctx context.Context, l *loaded, environ []string, stdout, stderr io.W
 	}
 	log.Info("Budgets", "logs", capacity.FormatSize(cfg.LogBudget), "buffers", capacity.FormatSize(cfg.BufferBudget),
 		"backlog", capacity.FormatSize(cfg.Backlog), "broker", capacity.FormatSize(budgets.Broker), "handshakes", cfg.MaxHandshakes)
-	usage, err := l.watch(sum, &cfg)
+	usage, err := l.watch(sum, ownLimit, &cfg)
 	if err != nil {
 		log.Warn("The memory in use can't be watched; the budgets hold all the same", "err", err)
 	} else {
@@ -252,12 +253,7 @@ func (l *loaded) budgets(sum capacity.Result, c *gateway.Config) (capacity.Share
 	}
 	c.LogBudget = shares.Logs + min(spare/8, capacity.GiB)
 	c.BufferBudget = max(longest, shares.Buffers+min(spare/8, 256*capacity.MiB))
-	c.Backlog = max(sum.Backlog, leastBacklog)
-	if sum.Profile == capacity.Goroutine && sum.Backlog == 0 {
-		// The queues that its connections are reckoned with are not made here: what
-		// they would hold is there for the sockets.
-		c.Backlog = max(c.Backlog, sum.Limit.Bytes/8)
-	}
+	c.Backlog = backlogOf(sum)
 	c.MoreSubscriptions = shares.MoreSubscriptions() + int(min(spare/8, capacity.GiB)/capacity.SubscriptionCost)
 	// Half for those not upgraded yet, half for those being told that there is
 	// no place. They need descriptors too.
@@ -273,11 +269,24 @@ func (l *loaded) budgets(sum capacity.Result, c *gateway.Config) (capacity.Share
 	return shares, nil
 }
 
+// backlogOf is the backlog to enforce under a sum. The goroutine profile reckons
+// with none: the queues that its connections are reckoned with are not made here,
+// so what they would hold is there for the sockets.
+func backlogOf(sum capacity.Result) int64 {
+	b := max(sum.Backlog, leastBacklog)
+	if sum.Profile == capacity.Goroutine && sum.Backlog == 0 {
+		b = max(b, sum.Limit.Bytes/8)
+	}
+	return b
+}
+
 // leastBacklog lets a few connections be written to at a time.
 const leastBacklog = 256 * capacity.KiB
 
-// watch opens the files that say how much memory is in use.
-func (l *loaded) watch(sum capacity.Result, c *gateway.Config) (*capacity.Usage, error) {
+// watch opens the files that say how much memory is in use. Under a limit that
+// changes, the gate, the backlog and, unless the user set it, GOMEMLIMIT follow;
+// the budgets of logs and buffers stay as they were at start.
+func (l *loaded) watch(sum capacity.Result, ownLimit bool, c *gateway.Config) (*capacity.Usage, error) {
 	var set capacity.Limit
 	if l.MemoryLimit != 0 {
 		set = sum.Limit
@@ -287,9 +296,12 @@ func (l *loaded) watch(sum capacity.Result, c *gateway.Config) (*capacity.Usage,
 		return nil, err
 	}
 	c.Memory = usage.Read
-	c.Recompute = func(limit capacity.Limit) (int, error) {
+	c.Recompute = func(limit capacity.Limit) (int, int64, error) {
 		r, err := sum.Recompute(limit)
-		return r.Max, err
+		if !ownLimit {
+			debug.SetMemoryLimit(r.GoMemLimit())
+		}
+		return r.Max, backlogOf(r), err
 	}
 	return usage, nil
 }

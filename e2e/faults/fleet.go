@@ -24,7 +24,6 @@ import (
 type fleet struct {
 	r       *run
 	members []*member
-	pubs    []*publisher
 	before  usage
 
 	mu      sync.Mutex
@@ -369,6 +368,16 @@ func (f *fleet) finish(ps ...*publisher) ledger.Report {
 	}
 	f.mu.Unlock()
 	r.say("clients' errors: %s", errs)
+	// The clients drop what they had before: the book does not see it.
+	var twice uint64
+	for _, m := range f.members {
+		if m != nil && m.c != nil {
+			twice += m.c.Stats().Duplicates
+		}
+	}
+	if twice > 0 {
+		r.note("%d messages were sent twice", twice)
+	}
 	f.close()
 	f.givenBack()
 	return rep

@@ -119,7 +119,7 @@ func (n *node) waitReady() {
 	since := time.Now()
 	n.r.within(since, 60*time.Second, n.name+" ready", func() bool {
 		if !n.alive() {
-			n.r.must(fmt.Errorf("%s ended: %v\n%s", n.name, n.err, n.tail()))
+			n.r.must(fmt.Errorf("%s ended: %w\n%s", n.name, n.err, n.tail()))
 		}
 		return n.ready()
 	})
@@ -251,7 +251,7 @@ func (b *broker) waitUp() {
 	since := time.Now()
 	b.r.within(since, 30*time.Second, b.name+" up", func() bool {
 		if !b.alive() {
-			b.r.must(fmt.Errorf("%s ended: %v\n%s", b.name, b.err, b.tail()))
+			b.r.must(fmt.Errorf("%s ended: %w\n%s", b.name, b.err, b.tail()))
 		}
 		c, err := net.DialTimeout("tcp", b.addr, time.Second)
 		if err != nil {

@@ -31,8 +31,8 @@ type run struct {
 	mu sync.Mutex // guards row.faults
 }
 
-// aborted ends a scenario that can't go on.
-var aborted = errors.New("aborted")
+// errAborted is the panic that ends a scenario that can't go on.
+var errAborted = errors.New("aborted")
 
 // play runs a scenario and checks the book.
 func (g *rig) play(s scenario, interrupted <-chan os.Signal) row {
@@ -52,7 +52,8 @@ func (g *rig) play(s scenario, interrupted <-chan os.Signal) row {
 		defer close(done)
 		defer r.clean()
 		defer func() {
-			if e := recover(); e != nil && e != aborted {
+			e := recover()
+			if err, ok := e.(error); e != nil && !(ok && errors.Is(err, errAborted)) {
 				panic(e)
 			}
 		}()
@@ -115,7 +116,7 @@ func (r *run) note(format string, a ...any) {
 func (r *run) must(err error) {
 	if err != nil {
 		r.fault("%v", err)
-		panic(aborted)
+		panic(errAborted)
 	}
 }
 
