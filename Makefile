@@ -42,7 +42,8 @@ run: build ## Build and run a gateway with a demo market (ARGS='…' for more fl
 test: ## Run every Go test, shuffled and under the race detector
 	@if $(CAN_RACE); then export CGO_ENABLED=1; race=-race; \
 	else race=; echo 'note: no C compiler here: testing without the race detector'; fi; \
-	go test $$race -shuffle=on -timeout 12m ./...; \
+	go test $$race -shuffle=on -timeout 12m $$(go list ./... | grep -v /e2e$$); \
+	go test $$race -shuffle=on -timeout 12m ./e2e; \
 	(cd clients/go && go test $$race -shuffle=on -timeout 3m ./...); \
 	cd e2e/faults && go test $$race -shuffle=on ./...
 	@$(MAKE) --no-print-directory e2e-missing

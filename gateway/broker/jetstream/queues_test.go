@@ -28,7 +28,7 @@ func TestQueuesFollowMemory(t *testing.T) {
 		// message refused.
 		{1 << 20, 1 << 20, queues{4<<20 + 64<<10, 2<<20 + 32<<10, 1<<20 + 16<<10, 2<<20 + 32<<10, 128, 1 << 17, 1<<20 + 16<<10}},
 	} {
-		cfg, err := Config{DataDir: "x", Memory: c.memory, MaxPayload: c.maxPayload}.withDefaults()
+		cfg, err := Config{DataDir: t.TempDir(), Memory: c.memory, MaxPayload: c.maxPayload}.withDefaults()
 		if err != nil {
 			t.Fatal(err)
 		}
