@@ -214,7 +214,7 @@ func (r *rig) waiting(g *group, places int) (lines []string, faults []string, er
 	if err := settle(places); err != nil {
 		return lines, faults, err
 	}
-	const room, many = 682, 1000 // by the handshakes' share of the overhead: 8 MiB / 6 KiB / 2
+	const room, many = 455, 1000 // by the handshakes' share of the overhead, a third of it for who waits: 8 MiB / 6 KiB / 3
 	most, first, last, res, err = offer(many, nil)
 	if err != nil {
 		return lines, faults, err
