@@ -532,6 +532,7 @@ func TestWildcardsHaveABudget(t *testing.T) {
 func TestBufferHoldersStarveNobody(t *testing.T) {
 	t.Parallel()
 	g := newTestGateway(t, func(c *Config) { c.BufferBudget = 1 << 20 })
+	most := g.highWater()
 	for _, size := range []int{60 << 10, 7 << 10, 900, 120} {
 		for range 20 {
 			c := g.rawOpen(t)
@@ -539,10 +540,11 @@ func TestBufferHoldersStarveNobody(t *testing.T) {
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
-	if held, budget := g.pool.InUse(), g.pool.Budget(); held < budget/4*3 {
+	// On a busy machine the first are cut before the last have come.
+	if held, budget := most(), g.pool.Budget(); held <= budget/2 {
 		t.Fatalf("only %d of %d bytes pooled: nobody is hindered", held, budget)
 	}
-	g.eventually("the holders to be cut", func() bool { return g.pool.InUse() < g.pool.Budget()/4*3 })
+	g.eventually("the holders to be cut", func() bool { return g.pool.InUse() <= g.pool.Budget()/2 })
 	c := g.raw(t)
 	c.send(g.head()[:50], 0)
 	time.Sleep(20 * time.Millisecond)
