@@ -90,12 +90,9 @@ func TestDelayedClients(t *testing.T) {
 		t.Fatalf("a ping was answered after %v: there is no delay", rtt)
 	}
 
+	failed := make([]error, clients)
 	for i, r := range readers {
-		wg.Go(func() {
-			if err := r.readAll(); err != nil {
-				t.Errorf("client %d: %v", i, err)
-			}
-		})
+		wg.Go(func() { failed[i] = r.readAll() })
 	}
 	quit := make(chan struct{})
 	most := make(chan int64, 1)
@@ -126,6 +123,16 @@ func TestDelayedClients(t *testing.T) {
 	close(quit)
 
 	stats := srv.Stats(t)
+	for i, err := range failed {
+		if err == nil {
+			continue
+		}
+		// Then the round trip was not 80 ms but what this machine made of it.
+		if late := time.Duration(link.late.Load()); late > 300*time.Millisecond {
+			t.Skipf("too busy a machine to tell: the link was up to %v late; client %d: %v", late, i, err)
+		}
+		t.Errorf("client %d: %v", i, err)
+	}
 	for _, key := range []string{"slowClientsDisconnected", "evicted"} {
 		if n := stats[key].(float64); n != 0 {
 			t.Errorf("%s: %v, want none", key, n)

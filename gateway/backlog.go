@@ -120,7 +120,6 @@ func (s *shard) reclaim(n int) {
 			c.flags &^= flagCharged
 			continue
 		}
-		s.shrink(c)
 		s.charged.push(r)
 	}
 }
@@ -161,6 +160,7 @@ func (s *shard) freeHeld() {
 func (s *shard) sweepBacklog() {
 	// Everyone charged is asked about once a second.
 	s.reclaim(max(reclaimHard, s.charged.len()/sweepTicks+1))
+	s.shrinkCharged()
 	if s.held.len() == 0 {
 		return
 	}
@@ -236,15 +236,22 @@ func (s *shard) grow(c *slot) {
 	s.g.count.BuffersGrown.Add(1)
 }
 
-// shrink takes a grown send buffer back under pressure. What is queued stays
-// until it is acknowledged.
-func (s *shard) shrink(c *slot) {
+// shrinkCharged halves grown send buffers while three quarters of the budget are
+// spent, once a tick: what is queued stays until it is acknowledged, a round trip
+// later, so more haste only took from all what was enough to take from some.
+func (s *shard) shrinkCharged() {
 	b := &s.g.backlog
-	if c.sendShift == 0 || b.used.Load() < b.limit.Load()/4*3 {
+	if b.used.Load() < b.limit.Load()/4*3 {
 		return
 	}
-	if s.loop.SetSendBuffer(int(c.fd), s.g.cfg.SndBuf) == nil {
-		c.sendShift = 0
-		s.g.count.BuffersShrunk.Add(1)
+	for _, r := range s.charged.refs[s.charged.at:] {
+		c := s.slots.get(r)
+		if c == nil || c.flags&flagCharged == 0 || c.sendShift == 0 {
+			continue
+		}
+		if s.loop.SetSendBuffer(int(c.fd), s.g.cfg.SndBuf<<(c.sendShift-1)) == nil {
+			c.sendShift--
+			s.g.count.BuffersShrunk.Add(1)
+		}
 	}
 }

@@ -17,7 +17,7 @@ import (
 func smallLogs(c *Config) {
 	c.Replay, c.SendQueue = 1, 1
 	c.LogBudget = 1 << 20
-	c.grace = 5 * tick
+	c.grace = 2 * tick
 }
 
 // pad makes payloads that push others out of a log.
