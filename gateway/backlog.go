@@ -30,8 +30,9 @@ const (
 	reclaimHard = 64
 	// evictAfter is how many ticks a socket may hold memory of the budget
 	// without progress while others are held back for want of it. A segment lost
-	// three times takes TCP 200+400+800 ms at best.
-	evictAfter = 20
+	// three times takes TCP 200+400+800 ms at best, and a machine that is busy sending
+	// to everybody looks at acknowledgements late.
+	evictAfter = 40
 	// evictStep is the most connections one shard evicts in a tick.
 	evictStep = 512
 	// maxSendShift bounds how often SO_SNDBUF is doubled, 4 KiB to 256 KiB. 64 KiB
