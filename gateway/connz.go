@@ -79,7 +79,7 @@ func (g *Gateway) handleConnz(w http.ResponseWriter, r *http.Request) {
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), connzTimeout)
 	defer cancel()
-	var all []connInfo
+	all := []connInfo{} // an array also when there are none
 	for _, s := range g.shards {
 		some, err := s.connz(ctx, order, limit)
 		if err != nil {
