@@ -189,8 +189,11 @@ func exhausted() int {
 	buf := make([]byte, 100)
 	for _, fd := range late[:15] {
 		n, err := unix.Read(fd, buf) // blocks until told
+		for err == unix.EINTR { // never restarted once SO_RCVTIMEO is set, signal(7)
+			n, err = unix.Read(fd, buf)
+		}
 		if err != nil || string(buf[:n]) != childRefusal {
-			bad("told %q, %v", buf[:n], err)
+			bad("told %q, %v", buf[:max(n, 0)], err)
 			continue
 		}
 		refused++
@@ -225,12 +228,13 @@ func exhausted() int {
 	c := dial()
 	unix.Close(<-accepted)
 	c.Close()
-	for {
+	for past := top + 8; top <= past; { // above whatever number the reserve has now
 		fd, err := unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-		if err != nil || fd > top {
-			top = max(top, fd)
-			break
+		if err != nil {
+			bad("open: %v", err)
+			return code
 		}
+		top = max(top, fd)
 	}
 	unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: uint64(top + 1), Max: was.Max})
 	if err := unix.Connect(late[16], sa); err != nil {
