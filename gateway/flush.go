@@ -273,12 +273,14 @@ func (s *shard) rejoin(r connRef, c *slot, sc *shardChan, index uint32, why stri
 	next, _ := sc.ch.Head()
 	ord, before, newEpoch := sc.ch.Rejoin(m.Ord(next))
 	after := m.Seq
-	if newEpoch {
-		why = channel.WhyEpoch
-	}
 	m.Move(ord, before-1)
-	s.g.count.gap(why)
-	s.wbuf = wire.AppendGap(s.wbuf[:0], sc.ch.Name, after, before, why)
+	if newEpoch != "" {
+		s.g.count.gap(channel.WhyEpoch)
+		s.wbuf = wire.AppendEpochGap(s.wbuf[:0], sc.ch.Name, after, before, newEpoch)
+	} else {
+		s.g.count.gap(why)
+		s.wbuf = wire.AppendGap(s.wbuf[:0], sc.ch.Name, after, before, why)
+	}
 	return s.send(r, c, s.wbuf) && c.state == stateOpen
 }
 

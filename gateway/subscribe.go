@@ -279,7 +279,7 @@ func (s *shard) subOne(r connRef, c *slot, cmd *subCommand, ch *channel.Channel,
 	switch {
 	case pos != nil && pos.Epoch != cmd.epoch:
 		j.lost()
-		cmd.gaps = wire.AppendGap(cmd.gaps, ch.Name, pos.Seq, head+1, channel.WhyEpoch)
+		cmd.gaps = wire.AppendEpochGap(cmd.gaps, ch.Name, pos.Seq, head+1, cmd.epoch)
 		s.g.count.GapsEpoch.Add(1)
 	case pos != nil:
 		j.recovered = &yes

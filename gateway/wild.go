@@ -46,7 +46,7 @@ func (s *shard) subWild(r connRef, c *slot, cmd *subCommand, name, prefix string
 		switch {
 		case pos.Epoch != cmd.epoch:
 			j.lost()
-			cmd.gaps = wire.AppendGap(cmd.gaps, name, pos.Seq, cmd.head+1, channel.WhyEpoch)
+			cmd.gaps = wire.AppendEpochGap(cmd.gaps, name, pos.Seq, cmd.head+1, cmd.epoch)
 			s.g.count.GapsEpoch.Add(1)
 		case pos.Seq < base && base > vouched:
 			j.lost()

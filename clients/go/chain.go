@@ -68,11 +68,14 @@ func (c *chain) have(seq uint64) {
 	c.seq, c.exact, c.told = seq, true, 0
 }
 
-// missing notes an announced gap.
-func (c *chain) missing(before uint64, why string) {
+// missing notes an announced gap. epoch is the new one's name, if the gap says so.
+func (c *chain) missing(before uint64, why, epoch string) {
 	if why == WhyEpoch {
-		if c.next != "" {
-			c.epoch, c.next = c.next, ""
+		if epoch == "" {
+			epoch = c.next
+		}
+		if epoch != "" {
+			c.epoch, c.next, c.voided = epoch, "", false
 		} else {
 			c.voided = true
 		}

@@ -23,6 +23,7 @@ type frame struct {
 	After  *uint64 `json:"after"`
 	Before *uint64 `json:"before"`
 	Why    string  `json:"why"`
+	Epoch  string  `json:"epoch"` // of why epoch, the new one's name
 
 	Code    json.RawMessage   `json:"code"` // a word in err, a number in bye
 	Message string            `json:"message"`

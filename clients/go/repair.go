@@ -54,8 +54,8 @@ func (c *Client) reconnect(ch *chain, why string) {
 // giveUp tells of a hole that stays.
 func (c *Client) giveUp(ch *chain, before uint64) {
 	after := ch.at()
-	ch.missing(before, WhyUnexplained)
-	c.gap(ch.follow, ch, Gap{ch.name, after, before, WhyUnexplained})
+	ch.missing(before, WhyUnexplained, "")
+	c.gap(ch.follow, ch, Gap{ch.name, after, before, WhyUnexplained, ""})
 }
 
 // release goes on with what was held back; another hole among it holds the rest.
@@ -69,7 +69,7 @@ func (c *Client) release(ch *chain, h *hole) {
 				return
 			}
 		case f.T == "gap":
-			c.channelGap(ch, Gap{f.name, *f.After, *f.Before, f.Why})
+			c.channelGap(ch, Gap{f.name, *f.After, *f.Before, f.Why, f.Epoch})
 		default:
 			c.takeMsg(ch, f)
 		}

@@ -111,6 +111,40 @@ func TestEpochLive(t *testing.T) {
 	}
 }
 
+// A gap that names the new epoch is all it takes: who loses the connection at
+// once goes on where it was.
+func TestEpochNamed(t *testing.T) {
+	s, c, conn, r := following(t, "a", "w.*")
+	conn.msg("w.x", 101, 100)
+	conn.send(`{"t":"gap","ch":"w.x","after":101,"before":4,"why":"epoch","epoch":"e8"}`)
+	conn.send(`{"t":"gap","ch":"a","after":100,"before":3,"why":"epoch","epoch":"e8"}`)
+	conn.msg("a", 5, 2)
+	r.want("w.x 101", "gap w.x 101 4 epoch", "gap a 100 3 epoch", "a 5")
+	want := Positions{"a": {"e8", 5}, "w.*": {"e8", 3}, "w.x": {"e8", 3}}
+	waitFor(t, "positions", func() bool { return maps.Equal(c.Positions(), want) })
+	_ = conn.ws.CloseNow()
+	r.want("error network")
+	conn = s.accept()
+	o := conn.expect("sub")
+	if !maps.Equal(o.Since, want) {
+		t.Errorf("resumes with %v", o.Since)
+	}
+	// The next node has yet to hear of it, and then does.
+	conn.ackAt(o, "e7", 110)
+	conn.send(`{"t":"gap","ch":"a","after":5,"before":111,"why":"epoch","epoch":"e7"}`)
+	conn.send(`{"t":"gap","ch":"w.*","after":3,"before":111,"why":"epoch","epoch":"e7"}`)
+	conn.send(`{"t":"gap","ch":"w.x","after":3,"before":111,"why":"epoch","epoch":"e7"}`)
+	conn.send(`{"t":"gap","ch":"a","after":110,"before":7,"why":"epoch","epoch":"e8"}`)
+	conn.send(`{"t":"gap","ch":"w.x","after":110,"before":7,"why":"epoch","epoch":"e8"}`)
+	conn.msg("a", 8, 5)
+	conn.msg("w.y", 9, 4)
+	r.want("gap a 5 111 epoch", "gap w.* 3 111 epoch", "gap w.x 3 111 epoch",
+		"gap a 110 7 epoch", "gap w.x 110 7 epoch", "a 8", "w.y 9")
+	want = Positions{"a": {"e8", 8}, "w.*": {"e8", 6}, "w.x": {"e8", 6}, "w.y": {"e8", 9}}
+	waitFor(t, "positions", func() bool { return maps.Equal(c.Positions(), want) })
+	r.nothing()
+}
+
 // The position of a wildcard follows the stream, one checkpoint behind.
 func TestCheckpoint(t *testing.T) {
 	s, r := newFake(t), newRecorder(t)

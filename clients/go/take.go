@@ -58,11 +58,11 @@ func (c *Client) takeMsg(ch *chain, f *frame) {
 		// wildcard, or not at all.
 		old := ch.at()
 		if fo.began == ch.next {
-			ch.missing(fo.told+1, WhyEpoch)
+			ch.missing(fo.told+1, WhyEpoch, "")
 		} else {
 			c.unexplain(ch, old, seq, "the epoch changed and no gap said so")
-			ch.missing(prev+1, WhyEpoch)
-			c.gap(fo, ch, Gap{ch.name, old, seq, WhyEpoch})
+			ch.missing(prev+1, WhyEpoch, "")
+			c.gap(fo, ch, Gap{ch.name, old, seq, WhyEpoch, ch.epoch})
 		}
 	}
 	skipped := f.Skip > 0 && (fo.sub.opts.Mode == Latest || fo.sub.opts.SlowLatest)
@@ -97,7 +97,7 @@ func (c *Client) deliver(ch *chain, f *frame) {
 }
 
 func (c *Client) takeGap(f *frame) {
-	g := Gap{f.name, *f.After, *f.Before, f.Why}
+	g := Gap{f.name, *f.After, *f.Before, f.Why, f.Epoch}
 	if isWildcard(f.name) {
 		if fo := c.byName[f.name]; fo != nil && fo.state == on {
 			c.wildGap(fo, g)
@@ -123,30 +123,51 @@ func (c *Client) takeGap(f *frame) {
 func (c *Client) channelGap(ch *chain, g Gap) {
 	if at := max(ch.at(), ch.follow.told); g.Why != WhyEpoch && g.After > at && ch.hole == nil {
 		c.unexplain(ch, at, g.After+1, "a gap begins later than the last message")
-		ch.missing(g.After+1, WhyUnexplained)
-		c.gap(ch.follow, ch, Gap{ch.name, at, g.After + 1, WhyUnexplained})
+		ch.missing(g.After+1, WhyUnexplained, "")
+		c.gap(ch.follow, ch, Gap{ch.name, at, g.After + 1, WhyUnexplained, ""})
 	}
 	live := ch.next == "" // nothing had named the new epoch
-	ch.missing(g.Before, g.Why)
-	if fo := ch.follow; g.Why == WhyEpoch && live {
-		if fo.wild && (!fo.voided || g.Before-1 < fo.pos.Seq) {
-			fo.voided, fo.pos.Seq, fo.told = true, g.Before-1, 0
-			fo.done = fo.pos
+	ch.missing(g.Before, g.Why, g.Epoch)
+	if g.Why == WhyEpoch && live {
+		if ch.follow.wild {
+			ch.follow.reborn(g.Epoch, g.Before-min(1, g.Before))
 		}
-		if c.link != nil {
+		if g.Epoch == "" && c.link != nil {
 			c.askList(c.link)
 		}
 	}
 	c.gap(ch.follow, ch, g)
 }
 
+// reborn notes, for a wildcard, that one of its channels was told of a new epoch:
+// its name, if it is known, and up to where nothing more comes of it. Of several
+// such places the first is the wildcard's, for the channels not seen.
+func (f *follow) reborn(epoch string, at uint64) {
+	switch {
+	case epoch == "" && f.voided, epoch != "" && f.pos.Epoch == epoch && !f.voided:
+		if at >= f.pos.Seq {
+			return
+		}
+	case epoch == "":
+		f.voided = true
+	default:
+		f.pos.Epoch, f.voided, f.began, f.listed = epoch, false, "", Position{}
+	}
+	f.pos.Seq, f.told = at, 0
+	f.done = f.pos
+}
+
 // wildGap passes on a gap of a wildcard: for its channels not seen, and those
 // seen that the node does not remember.
 func (c *Client) wildGap(fo *follow, g Gap) {
 	if g.Why == WhyEpoch {
-		if fo.next != "" {
-			fo.pos.Epoch, fo.next = fo.next, ""
-			fo.began = fo.pos.Epoch
+		epoch := g.Epoch
+		if epoch == "" {
+			epoch = fo.next
+		}
+		if epoch != "" {
+			fo.pos.Epoch, fo.next, fo.voided = epoch, "", false
+			fo.began = epoch
 		} else {
 			fo.voided = true
 		}
@@ -265,12 +286,12 @@ func (c *Client) joined(fo *follow, at, since Position, with bool) {
 			}
 		}
 		fo.pos, fo.told, fo.voided = at, at.Seq, false
-		c.gap(fo, nil, Gap{fo.name, fo.lost, at.Seq + 1, WhyPosition})
+		c.gap(fo, nil, Gap{fo.name, fo.lost, at.Seq + 1, WhyPosition, ""})
 	case fo.void:
 		fo.void = false
 		ch := c.chains[fo.name]
 		ch.epoch, ch.seq, ch.exact, ch.told, ch.voided = at.Epoch, 0, false, at.Seq, false
-		c.gap(fo, ch, Gap{fo.name, fo.lost, at.Seq + 1, WhyPosition})
+		c.gap(fo, ch, Gap{fo.name, fo.lost, at.Seq + 1, WhyPosition, ""})
 	case fo.wild:
 		switch {
 		case !with:
@@ -387,7 +408,7 @@ func (c *Client) checkpoint(f *frame) {
 			// Its channels have been quiet since the stream was made anew.
 			old := fo.pos.Seq
 			fo.pos, fo.told, fo.began, fo.listed = Position{at.Epoch, 0}, 0, at.Epoch, Position{}
-			c.gap(fo, nil, Gap{name, old, 1, WhyEpoch})
+			c.gap(fo, nil, Gap{name, old, 1, WhyEpoch, at.Epoch})
 		default:
 			if fo.listed.Epoch == at.Epoch && fo.listed.Seq > fo.pos.Seq {
 				fo.pos = fo.listed

@@ -31,7 +31,7 @@ type Message struct {
 // Why a Gap is. The server may have others.
 const (
 	WhyEvicted     = "evicted"      // older than what is kept
-	WhyEpoch       = "epoch"        // the stream was made anew; Before is a number of the new one
+	WhyEpoch       = "epoch"        // the stream was made anew; After is a number of the old one
 	WhySlow        = "slow"         // this client was too far behind
 	WhyBroker      = "broker"       // the server lost it, or can't say what there was
 	WhyInvalid     = "invalid"      // published past the gateway, and not deliverable
@@ -46,6 +46,7 @@ type Gap struct {
 	Channel       string
 	After, Before uint64
 	Why           string
+	Epoch         string // with WhyEpoch: the new one, whose number Before is; "" if the server did not say
 }
 
 // Mode is how much of a channel is wanted.

@@ -131,7 +131,7 @@ func (m *member) dial(o fleetOptions) error {
 	f, urls := m.f, o.urls(m.i)
 	opts := odin.Options{
 		Fallback: urls[1:], MinBackoff: o.backoff, MaxBackoff: o.maxBackoff,
-		OnGap: func(g odin.Gap) { m.page.Gap(g.Channel, g.After, g.Before, g.Why) },
+		OnGap: func(g odin.Gap) { m.page.Gap(g.Channel, g.After, g.Before, g.Why, g.Epoch) },
 		OnError: func(e *odin.Error) {
 			f.mu.Lock()
 			defer f.mu.Unlock()

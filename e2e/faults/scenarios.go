@@ -19,7 +19,7 @@ var scenarios = []scenario{
 	{name: "partition", fault: "gateway cut from the broker for 5 min (iptables in a namespace)", limit: 10 * time.Second, fast: true, root: true, run: partition},
 	{name: "disk-full", fault: "JetStream's disk full (tmpfs of 64 MiB)", limit: 30 * time.Second, fast: true, root: true, run: diskFull},
 	{name: "retention", fault: "retention ran out while a node was away", limit: 10 * time.Second, fast: true, run: retention},
-	{name: "recreated", fault: "stream deleted, and made anew", limit: 10 * time.Second, run: recreated},
+	{name: "recreated", fault: "stream deleted, and made anew", limit: 10 * time.Second, fast: true, run: recreated},
 	{name: "half-slow", fault: "half the clients read 1 byte/s (A B A B)", run: halfSlow},
 	{name: "flat-out", fault: "feed flat out, default settings, a third of the clients too slow", limit: 60 * time.Second, fast: true, run: flatOut},
 	{name: "burst", fault: "100 × the steady rate for 10 s", limit: 10 * time.Second, fast: true, run: burst},

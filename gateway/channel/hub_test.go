@@ -234,7 +234,7 @@ func TestRejoinAcrossTrimmedGaps(t *testing.T) {
 	ch.seal()
 	h.message("x", 9, 6)
 	ch.dropOldest()
-	if ord, before, epoch := ch.Rejoin(1); ord != 2 || before != 8 || epoch {
+	if ord, before, epoch := ch.Rejoin(1); ord != 2 || before != 8 || epoch != "" {
 		t.Errorf("rejoin: %d, %d, %v", ord, before, epoch)
 	}
 }
@@ -248,7 +248,7 @@ func TestRejoinAcrossEpochs(t *testing.T) {
 	h.Open("e2", 2)
 	h.message("x", 3, 1)
 	ch.dropOldest() // e1
-	if ord, before, epoch := ch.Rejoin(0); ord != 2 || before != 6 || epoch {
+	if ord, before, epoch := ch.Rejoin(0); ord != 2 || before != 6 || epoch != "" {
 		t.Errorf("with the epoch's gap to come: %d, %d, %v", ord, before, epoch)
 	}
 	h.clock += 100
@@ -257,14 +257,14 @@ func TestRejoinAcrossEpochs(t *testing.T) {
 	}
 	ch.dropOldest() // the gap
 	ord, before, epoch := ch.Rejoin(0)
-	if !epoch || ord != ch.chunks[0].first || before != ch.chunks[0].prev+1 {
+	if epoch != "e2" || ord != ch.chunks[0].first || before != ch.chunks[0].prev+1 {
 		t.Errorf("without it: %d, %d, %v", ord, before, epoch)
 	}
 	// Who had read all of the old epoch has missed just that gap.
-	if _, _, epoch := ch.Rejoin(2); !epoch {
+	if _, _, epoch := ch.Rejoin(2); epoch != "e2" {
 		t.Error("one entry behind: the new epoch isn't told")
 	}
-	if _, _, epoch := ch.Rejoin(3); epoch {
+	if _, _, epoch := ch.Rejoin(3); epoch != "" {
 		t.Error("who has read the gap is told again")
 	}
 }

@@ -14,7 +14,7 @@ type Log struct {
 	seq       uint64   // sequence of the newest message, the channel's head
 	epochOrd  uint64   // ordinal of the first entry of this epoch; a chunk begins there
 	epochPrev uint64   // the head when the last epoch ended
-	reborn    bool     // the entry at epochOrd says that there was another epoch
+	reborn    string   // this epoch's name, if the entry at epochOrd says that there was another
 	notes     []uint64 // ordinals of the entries kept that are no messages: gap, stale, live
 	lostNote  uint64   // ordinal after the newest of those trimmed away
 
@@ -157,19 +157,19 @@ func (l *Log) Head() (next, seq uint64) {
 }
 
 // Rejoin says where a reader whose position from was trimmed away goes on, and
-// that it misses what is before the sequence before; newEpoch says that its own
-// sequence is of an epoch that ended unseen.
-func (l *Log) Rejoin(from uint64) (ord, before uint64, newEpoch bool) {
+// that it misses what is before the sequence before; newEpoch names the epoch if
+// its own sequence is of one that ended unseen.
+func (l *Log) Rejoin(from uint64) (ord, before uint64, newEpoch string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	ord, prev := l.start()
 	switch {
-	case from > l.epochOrd || from == l.epochOrd && !l.reborn:
-		return l.behindEpoch(ord), prev + 1, false
+	case from > l.epochOrd || from == l.epochOrd && l.reborn == "":
+		return l.behindEpoch(ord), prev + 1, ""
 	case ord == l.epochOrd: // the epoch's own gap is still to come
-		return ord, l.epochPrev + 1, false
+		return ord, l.epochPrev + 1, ""
 	default:
-		return ord, prev + 1, true
+		return ord, prev + 1, l.reborn
 	}
 }
 
@@ -184,7 +184,7 @@ func (l *Log) Begin() (ord, prev uint64) {
 // behindEpoch passes over the entry that says that the epoch is another, for a
 // reader whose position is of this one.
 func (l *Log) behindEpoch(ord uint64) uint64 {
-	if l.reborn && ord == l.epochOrd && ord < l.next {
+	if l.reborn != "" && ord == l.epochOrd && ord < l.next {
 		return ord + 1
 	}
 	return ord
@@ -314,5 +314,5 @@ func (l *Log) dropOldest() {
 func (l *Log) Reborn(ord uint64) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return ord < l.epochOrd || ord == l.epochOrd && l.reborn
+	return ord < l.epochOrd || ord == l.epochOrd && l.reborn != ""
 }

@@ -253,7 +253,7 @@ func TestRejoin(t *testing.T) {
 		{10, 3, 10, 101},
 	} {
 		ord, before, epoch := positions(c.trimmed).Rejoin(c.from)
-		if ord != c.ord || before != c.before || epoch {
+		if ord != c.ord || before != c.before || epoch != "" {
 			t.Errorf("%d trimmed, rejoin %d: %d, %d, %v; want %d, %d", c.trimmed, c.from, ord, before, epoch, c.ord, c.before)
 		}
 	}

@@ -28,7 +28,7 @@ func (h *Hub) Open(epoch string, head uint64) {
 	h.head.Store(head)
 	h.base.Store(head)
 	h.hole = 0
-	h.beginEpoch(old != "", head)
+	h.beginEpoch(epoch, old != "", head)
 	// Last: who reads the new epoch finds every log reborn.
 	h.mu.Lock()
 	h.epoch = epoch
@@ -53,18 +53,20 @@ func (h *Hub) Live() {
 }
 
 // beginEpoch voids every channel's numbers. Those that had any are told.
-func (h *Hub) beginEpoch(again bool, head uint64) {
+func (h *Hub) beginEpoch(epoch string, again bool, head uint64) {
+	reborn := ""
 	if again {
 		h.Counters.Epochs.Add(1)
+		reborn = epoch
 	}
 	for _, ch := range h.all() {
 		old := ch.seq
 		ch.mu.Lock()
-		ch.seq, ch.epochOrd, ch.epochPrev, ch.reborn = head, ch.next, old, again
+		ch.seq, ch.epochOrd, ch.epochPrev, ch.reborn = head, ch.next, old, reborn
 		ch.mu.Unlock()
 		ch.from, ch.upTo = 0, head
 		if again {
-			h.appendEntry(ch, wire.AppendGap(h.scratch[:0], ch.Name, old, head+1, WhyEpoch), head)
+			h.appendEntry(ch, wire.AppendEpochGap(h.scratch[:0], ch.Name, old, head+1, epoch), head)
 		}
 	}
 }

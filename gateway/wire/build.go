@@ -159,6 +159,21 @@ func intLen(n int64) int {
 // had; why is evicted, epoch, slow, broker or invalid.
 func AppendGap(dst []byte, ch string, after, before uint64, why string) []byte {
 	at := len(dst)
+	dst = appendGap(dst, ch, after, before, why)
+	return finish(append(dst, `"}`...), at)
+}
+
+// AppendEpochGap says that seq after was a number of an epoch that has ended, and
+// that what lies before seq before of the new one, which is named, can't be had.
+func AppendEpochGap(dst []byte, ch string, after, before uint64, epoch string) []byte {
+	at := len(dst)
+	dst = appendGap(dst, ch, after, before, "epoch")
+	dst = append(dst, `","epoch":`...)
+	return finish(append(appendString(dst, epoch), '}'), at)
+}
+
+// appendGap is a gap's frame up to its reason.
+func appendGap(dst []byte, ch string, after, before uint64, why string) []byte {
 	dst = begin(dst, `{"t":"gap","ch":"`)
 	dst = append(dst, ch...)
 	dst = append(dst, `","after":`...)
@@ -166,8 +181,7 @@ func AppendGap(dst []byte, ch string, after, before uint64, why string) []byte {
 	dst = append(dst, `,"before":`...)
 	dst = strconv.AppendUint(dst, before, 10)
 	dst = append(dst, `,"why":"`...)
-	dst = append(dst, why...)
-	return finish(append(dst, `"}`...), at)
+	return append(dst, why...)
 }
 
 // Hello is what the server says first.

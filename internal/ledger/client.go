@@ -333,8 +333,9 @@ func (s *segment) tell(g span) {
 }
 
 // Gap notes that the client was told of missing messages. name may be a
-// wildcard; why "epoch" ends the epoch.
-func (c *Client) Gap(name string, after, before uint64, why string) {
+// wildcard; why "epoch" ends the epoch, and epoch is the new one's name, or "" if
+// it wasn't told: then it is the next of which a message comes.
+func (c *Client) Gap(name string, after, before uint64, why, epoch string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.l.mu.Lock()
@@ -345,7 +346,7 @@ func (c *Client) Gap(name string, after, before uint64, why string) {
 		c.last = 0
 	}
 	if prefix, ok := strings.CutSuffix(name, "*"); ok {
-		c.wildGap(prefix, after, before, why)
+		c.wildGap(prefix, after, before, why, epoch)
 		return
 	}
 	ch := c.l.number(name)
@@ -356,10 +357,7 @@ func (c *Client) Gap(name string, after, before uint64, why string) {
 	}
 	s := k.now()
 	if why == "epoch" {
-		next := &segment{epoch: unknown}
-		if before > 0 {
-			next.told = []span{{0, before}}
-		}
+		next := c.begun(before, epoch)
 		if s.epoch == unknown && len(s.pending) == 0 {
 			// Said again, to who came back before anything of the new epoch did.
 			k.segs[len(k.segs)-1] = next
@@ -380,20 +378,36 @@ func (c *Client) Gap(name string, after, before uint64, why string) {
 	c.last = max(c.last, before-1)
 }
 
+// begun is a channel in an epoch that begins for the client, told that it has
+// nothing before a number. Within both locks.
+func (c *Client) begun(before uint64, epoch string) *segment {
+	s := &segment{epoch: unknown}
+	if epoch != "" {
+		s.epoch = c.l.epoch(epoch)
+	}
+	if before > 0 {
+		s.told = []span{{0, before}}
+	}
+	return s
+}
+
 // wildGap is a gap of all channels of a wildcard that are not known better.
-func (c *Client) wildGap(prefix string, after, before uint64, why string) {
+func (c *Client) wildGap(prefix string, after, before uint64, why, epoch string) {
 	found := false
 	for _, w := range c.wilds {
 		if w.prefix != prefix {
 			continue
 		}
 		found = true
-		if why == "epoch" {
-			// Which epoch follows is known when one of its messages comes.
-			w.ended, w.told = true, nil
-		}
-		if before > 0 {
+		switch {
+		case why != "epoch":
 			w.told = append(w.told, span{after, before})
+		case epoch != "":
+			w.epoch, w.start, w.ended = c.l.epoch(epoch), 0, false
+			w.told = c.begun(before, epoch).told
+		default:
+			// Which epoch follows is known when one of its messages comes.
+			w.ended, w.told = true, c.begun(before, "").told
 		}
 	}
 	if !found {
@@ -406,11 +420,15 @@ func (c *Client) wildGap(prefix string, after, before uint64, why string) {
 		}
 		s := k.now()
 		switch {
-		case why == "epoch" && s.epoch != unknown:
-			s.void = true
-			k.segs = append(k.segs, &segment{epoch: unknown, byWild: true})
 		case why != "epoch":
 			s.tell(span{after, before})
+		case epoch != "" && s.epoch == c.l.epoch(epoch): // it has heard by itself
+		case epoch != "":
+			s.void = true
+			k.segs = append(k.segs, c.begun(before, epoch))
+		case s.epoch != unknown:
+			s.void = true
+			k.segs = append(k.segs, &segment{epoch: unknown, byWild: true})
 		}
 	}
 }

@@ -6,7 +6,7 @@
 //	c.Start("trade.X", "e7", 1041)                      // everything after 1041 is owed
 //	l.Acked("e7", "trade.X", 1044, ledger.Sum(payload)) // from the publisher, before or after
 //	c.Message("trade.X", 1044, 1041, 0, ledger.Sum(d))  // from the client's callbacks
-//	c.Gap("trade.X", 1044, 1050, "evicted")
+//	c.Gap("trade.X", 1044, 1050, "evicted", "")
 //	rep := l.Check()                                    // once all is quiet
 //
 // A Client lasts as long as its positions do: over reconnects, to any node.

@@ -15,7 +15,7 @@ func (c *Client) Frame(b []byte) error {
 		Seq, Prev     uint64
 		Skip          uint64
 		After, Before uint64
-		Why           string
+		Why, Epoch    string
 		D             json.RawMessage
 	}
 	if err := json.Unmarshal(b, &f); err != nil {
@@ -30,7 +30,7 @@ func (c *Client) Frame(b []byte) error {
 		if f.T == "msg" {
 			c.Message(ch, f.Seq, f.Prev, f.Skip, Sum(f.D))
 		} else {
-			c.Gap(ch, f.After, f.Before, f.Why)
+			c.Gap(ch, f.After, f.Before, f.Why, f.Epoch)
 		}
 	case "ack":
 		var chs map[string]struct {

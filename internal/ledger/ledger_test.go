@@ -37,7 +37,11 @@ func msg2(seq, prev uint64) act {
 	return func(_ *Ledger, c *Client) { c.Message("a", seq, prev, 0, sum(seq+1000)) }
 }
 func gap(after, before uint64, why string) act {
-	return func(_ *Ledger, c *Client) { c.Gap("a", after, before, why) }
+	return func(_ *Ledger, c *Client) { c.Gap("a", after, before, why, "") }
+}
+
+func epochGap(after, before uint64, epoch string) act {
+	return func(_ *Ledger, c *Client) { c.Gap("a", after, before, "epoch", epoch) }
 }
 
 // others is a second client of the same channel that received all of it.
@@ -99,6 +103,9 @@ func TestStories(t *testing.T) {
 		{"an epoch's end told twice", []act{start(0), acked(1), msg(1, 0, 0), gap(1, 1, "epoch"), gap(1, 2, "epoch"), acked2(1, 2), msg2(2, 1)}, "nothing missing", 1, ""},
 		{"an epoch's end told twice, and nothing of the new one", []act{start(0), acked(1), msg(1, 0, 0), gap(1, 1, "epoch"), gap(1, 1, "epoch"), acked2(1, 2)}, "missing 2", 0, ""},
 		{"an old message in the new epoch", []act{start(0), acked(1, 3), msg(1, 0, 0), gap(1, 1, "epoch"), acked2(1), msg(3, 1, 0)}, "epoch 1, missing 1", 0, ""},
+		{"a new epoch by its name", []act{start(0), acked(1), msg(1, 0, 0), epochGap(1, 1, "e2"), acked2(1, 2), msg2(1, 0)}, "missing 1", 0, "seq 2"},
+		{"told of it again by a node that knew it late", []act{start(0), acked(1, 2), msg(1, 0, 0), epochGap(1, 1, "e2"), acked2(1, 2, 3), msg2(1, 0), epochGap(1, 3, "e1"), epochGap(2, 3, "e2"), msg2(3, 2)}, "nothing missing", 2, ""},
+		{"and one lost", []act{start(0), acked(1, 2), msg(1, 0, 0), epochGap(1, 1, "e2"), acked2(1, 2, 3), msg2(1, 0), epochGap(1, 3, "e1"), epochGap(2, 2, "e2"), msg2(3, 1)}, "missing 1", 1, "seq 2"},
 		{"nobody said that the epoch ended", []act{start(0), acked(1), msg(1, 0, 0), acked2(2), msg2(2, 1)}, "missing 1, phantom 1", 0, ""},
 		{"old and new both without a word", []act{start(0), acked(1, 2), msg(1, 0, 0), acked2(2), msg2(2, 1)}, "missing 1, payload 1", 0, ""},
 	} {
@@ -147,19 +154,19 @@ func TestWildcards(t *testing.T) {
 		t.Error("a channel the client never heard of:", rep.String(), rep.Faults)
 	}
 	l, c = book()
-	c.Gap("q.*", 11, 13, "evicted")
+	c.Gap("q.*", 11, 13, "evicted", "")
 	if rep := l.Check(); !rep.OK() || rep.Told != 1 {
 		t.Error(rep.Faults, rep.Told)
 	}
 	// One that says of itself, and then of its wildcard, that an epoch ended.
 	l, c = book()
 	c.Message("q.b", 12, 0, 0, sum(12))
-	c.Gap("q.a", 11, 1, "epoch")
+	c.Gap("q.a", 11, 1, "epoch", "")
 	l.Acked("e2", "q.a", 1, sum(101))
 	l.Acked("e2", "q.b", 2, sum(102))
 	l.Acked("e2", "q.c", 3, sum(103))
 	c.Message("q.a", 1, 0, 0, sum(101))
-	c.Gap("q.*", 12, 1, "epoch")
+	c.Gap("q.*", 12, 1, "epoch", "")
 	l.Acked("e2", "q.a", 4, sum(104))
 	c.Message("q.a", 4, 1, 0, sum(104))
 	c.Message("q.b", 2, 0, 0, sum(102))

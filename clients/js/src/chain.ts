@@ -71,12 +71,13 @@ export class Chain {
     this.told = 0;
   }
 
-  // missing notes an announced gap.
-  missing(before: number, why: string): void {
+  // missing notes an announced gap. epoch is the new one's name, if the gap says so.
+  missing(before: number, why: string, epoch = ""): void {
     if (why === "epoch") {
-      if (this.next !== "") {
-        this.epoch = this.next;
+      if (epoch || this.next) {
+        this.epoch = epoch || this.next;
         this.next = "";
+        this.voided = false;
       } else {
         this.voided = true;
       }

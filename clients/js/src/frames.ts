@@ -18,6 +18,7 @@ export interface Frame {
   after: number;
   before: number;
   why: string;
+  epoch: string; // of why epoch, the new one's name
 
   code: string | number;
   message: string;
@@ -42,7 +43,7 @@ export function parseFrame(text: unknown): Frame {
   const f: Frame = {
     t: o.t, text, name: "", acks: {},
     seq: o.seq, prev: o.prev, ts: number(o.ts), skip: number(o.skip), d: o.d,
-    after: o.after, before: o.before, why: String(o.why ?? ""),
+    after: o.after, before: o.before, why: String(o.why ?? ""), epoch: String(o.epoch ?? ""),
     code: o.code ?? "", message: String(o.message ?? ""), retryMs: number(o.retry_ms), rej: o.rej ?? {},
     conn: String(o.conn ?? ""), node: String(o.node ?? ""), v: number(o.v), pingMs: number(o.ping_ms),
     burst: number(o.rate?.burst), perSec: number(o.rate?.per_sec),

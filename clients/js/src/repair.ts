@@ -1,7 +1,7 @@
 import { Hole, type Chain } from "./chain.js";
 import type { Core } from "./core.js";
 import type { Frame } from "./frames.js";
-import { channelGap, takeMsg } from "./take.js";
+import { channelGap, gapOf, takeMsg } from "./take.js";
 import { OdinError } from "./types.js";
 
 // repair begins to fill the hole before a message: what comes of the channel is
@@ -50,7 +50,7 @@ function release(core: Core, ch: Chain, h: Hole): void {
         return;
       }
     } else if (f.t === "gap") {
-      channelGap(core, ch, { channel: f.name, after: f.after, before: f.before, why: f.why });
+      channelGap(core, ch, gapOf(f));
     } else {
       takeMsg(core, ch, f);
     }

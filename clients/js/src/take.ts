@@ -64,7 +64,7 @@ export function takeMsg(core: Core, ch: Chain, f: Frame): void {
     } else {
       unexplain(core, ch, old, f.seq, "the epoch changed and no gap said so");
       ch.missing(f.prev + 1, "epoch");
-      core.gap(fo, ch, { channel: ch.name, after: old, before: f.seq, why: "epoch" });
+      core.gap(fo, ch, { channel: ch.name, after: old, before: f.seq, why: "epoch", epoch: ch.epoch });
     }
   }
   const skipped = f.skip > 0 && (opts.mode === "latest" || opts.slowLatest === true);
@@ -100,8 +100,14 @@ function deliver(core: Core, ch: Chain, f: Frame): void {
   core.due.push({ call: () => opts.onMessage(new FrameMessage(f)), of: ch, at: ch.position() });
 }
 
+// gapOf is a gap frame as it is passed on.
+export function gapOf(f: Frame): Gap {
+  const gap = { channel: f.name, after: f.after, before: f.before, why: f.why };
+  return f.epoch ? { ...gap, epoch: f.epoch } : gap;
+}
+
 function takeGap(core: Core, f: Frame): void {
-  const gap: Gap = { channel: f.name, after: f.after, before: f.before, why: f.why };
+  const gap = gapOf(f);
   if (isWildcard(f.name)) {
     const fo = core.byName.get(f.name);
     if (fo?.state === "on") {
@@ -129,17 +135,29 @@ export function channelGap(core: Core, ch: Chain, gap: Gap): void {
     giveUp(core, ch, gap.after + 1, at);
   }
   const live = ch.next === ""; // nothing had named the new epoch
-  ch.missing(gap.before, gap.why);
+  ch.missing(gap.before, gap.why, gap.epoch);
   if (gap.why === "epoch" && live) {
-    const seq = Math.max(0, gap.before - 1);
-    if (fo.wild && (!fo.voided || seq < fo.pos.seq)) {
-      fo.voided = true;
-      fo.told = 0;
-      fo.pos = fo.done = { epoch: fo.pos.epoch, seq };
-    }
-    if (core.link) askList(core.link);
+    if (fo.wild) reborn(fo, gap.epoch, Math.max(0, gap.before - 1));
+    if (!gap.epoch && core.link) askList(core.link);
   }
   core.gap(fo, ch, gap);
+}
+
+// reborn notes, for a wildcard, that one of its channels was told of a new epoch:
+// its name, if it is known, and up to where nothing more comes of it. Of several
+// such places the first is the wildcard's, for the channels not seen.
+function reborn(fo: Follow, epoch: string | undefined, seq: number): void {
+  if (epoch ? fo.pos.epoch === epoch && !fo.voided : fo.voided) {
+    if (seq >= fo.pos.seq) return;
+  } else if (epoch) {
+    fo.voided = false;
+    fo.began = "";
+    fo.listed = { epoch: "", seq: 0 };
+  } else {
+    fo.voided = true;
+  }
+  fo.told = 0;
+  fo.pos = fo.done = { epoch: epoch || fo.pos.epoch, seq };
 }
 
 // wildGap passes on a gap of a wildcard: for its channels not seen, and those
@@ -147,9 +165,10 @@ export function channelGap(core: Core, ch: Chain, gap: Gap): void {
 function wildGap(core: Core, fo: Follow, gap: Gap): void {
   let { epoch, seq } = fo.pos;
   if (gap.why === "epoch") {
-    if (fo.next !== "") {
-      fo.began = epoch = fo.next;
+    if (gap.epoch || fo.next) {
+      fo.began = epoch = gap.epoch || fo.next;
       fo.next = "";
+      fo.voided = false;
     } else {
       fo.voided = true;
     }

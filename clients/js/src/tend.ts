@@ -208,7 +208,7 @@ export function checkpoint(core: Core, acks: Record<string, Position>): void {
       wild.told = 0;
       wild.began = at.epoch;
       wild.listed = { epoch: "", seq: 0 };
-      core.gap(wild, undefined, { channel: name, after: old, before: 1, why: "epoch" });
+      core.gap(wild, undefined, { channel: name, after: old, before: 1, why: "epoch", epoch: at.epoch });
     } else {
       if (wild.listed.epoch === at.epoch && wild.listed.seq > wild.pos.seq) wild.pos = wild.done = wild.listed;
       wild.listed = at;

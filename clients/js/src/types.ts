@@ -39,6 +39,7 @@ export interface Gap {
   readonly after: number;
   readonly before: number;
   readonly why: string;
+  readonly epoch?: string; // with why "epoch": the new one, whose number before is, if the server said so
 }
 
 export type Mode = "all" | "latest";

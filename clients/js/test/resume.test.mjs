@@ -74,6 +74,35 @@ test("another epoch and nothing said", async (t) => {
   await r.want("error unexplained", "gap a 100 6 epoch", "a 6");
 });
 
+test("another epoch, by its name", async (t) => {
+  const { s, c, conn, r } = await following(t, "a", "w.*");
+  const gap = (conn, ch, after, before, epoch) => conn.send({ t: "gap", ch, after, before, why: "epoch", epoch });
+  conn.msg("w.x", 101, 100);
+  gap(conn, "w.x", 101, 4, "e8");
+  gap(conn, "a", 100, 3, "e8");
+  conn.msg("a", 5, 2);
+  await r.want("w.x 101", "gap w.x 101 4 epoch", "gap a 100 3 epoch", "a 5");
+  const want = { a: at("e8", 5), "w.*": at("e8", 3), "w.x": at("e8", 3) };
+  assert.deepEqual(c.positions(), want);
+  conn.ws.terminate();
+  await r.want("error network");
+  // The next node has yet to hear of it, and then does.
+  const next = await s.accept();
+  const o = await next.expect("sub");
+  assert.deepEqual(o.since, want);
+  next.ackAt(o, "e7", 110);
+  gap(next, "a", 5, 111, "e7");
+  gap(next, "w.*", 3, 111, "e7");
+  gap(next, "w.x", 3, 111, "e7");
+  gap(next, "a", 110, 7, "e8");
+  gap(next, "w.x", 110, 7, "e8");
+  next.msg("a", 8, 5);
+  next.msg("w.y", 9, 4);
+  await r.want("gap a 5 111 epoch", "gap w.* 3 111 epoch", "gap w.x 3 111 epoch",
+    "gap a 110 7 epoch", "gap w.x 110 7 epoch", "a 8", "w.y 9");
+  assert.deepEqual(c.positions(), { a: at("e8", 8), "w.*": at("e8", 6), "w.x": at("e8", 6), "w.y": at("e8", 9) });
+});
+
 test("another epoch under a connection", async (t) => {
   const { s, c, conn, r } = await following(t, "a", "w.*");
   conn.msg("w.x", 101, 100);
