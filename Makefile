@@ -203,7 +203,7 @@ bench: build ## Measure against the baseline, the raw loop and libraries: 2 roun
 
 .PHONY: bench-full
 bench-full: build ## The same for the record: 5 rounds of all, more cases, on a machine that does nothing else (1 h)
-	$(BIN) bench --rounds 5 --for 10s --rate 1,10,100 --sweep $(RIVALS) --out $(RESULTS)/bench-full $(ARGS)
+	$(BIN) bench --rounds 5 --for 10s --rate 1,10,100,150 --sweep $(RIVALS) --out $(RESULTS)/bench-full $(ARGS)
 	cd bench/plot && go run . $(CURDIR)/$(RESULTS)/bench-full.json
 
 .PHONY: bench-uws

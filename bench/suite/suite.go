@@ -43,7 +43,7 @@ type Options struct {
 	For         time.Duration // how long a load lasts; 0: 5 s
 	Settle      time.Duration // pause before memory is read; 0: 2 s
 	Sweep       bool          // fanout to a tenth of the connections too
-	Rates       []float64     // messages a second in fanout; none: 10 and 100, which the targets are about
+	Rates       []float64     // messages a second in fanout; none: 10 and 150, which the targets are about
 	Size        int           // bytes of a broadcast message; 0: 150
 
 	Recording string    // events for the scenario channels; "": synthetic
@@ -145,7 +145,7 @@ func (o *Options) defaults() {
 		o.Settle = 2 * time.Second
 	}
 	if len(o.Rates) == 0 {
-		o.Rates = []float64{10, 100}
+		o.Rates = []float64{10, saturation}
 	}
 	if o.Size == 0 {
 		o.Size = 150

@@ -80,7 +80,7 @@ func newBench() *cobra.Command {
 	fs.Var(&f.connections, "connections", "connections; scenarios take parts and multiples of it")
 	fs.Var(&f.load, "for", "how long one load lasts")
 	fs.Var(&f.settle, "settle", "pause before memory is read")
-	fs.Var(&f.rates, "rate", "messages a second in fanout; the targets are about 10 and 100")
+	fs.Var(&f.rates, "rate", "messages a second in fanout; the targets are about 10 and 150")
 	fs.BoolVar(&f.sweep, "sweep", false, "in fanout a tenth of the connections, too")
 	fs.Var(&f.size, "size", "bytes of a broadcast message")
 	fs.StringVar(&f.recording, "recording", "", "recorded market for the scenario channels (default: multi-venue-31s.ndjson.gz in $ODIN_TESTDATA, else a synthetic one)")

@@ -1,6 +1,7 @@
 package swarm
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -325,6 +326,29 @@ func (w *worker) dial(i int32) {
 	ev := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET, Fd: i}
 	if err := unix.EpollCtl(w.epoll, unix.EPOLL_CTL_ADD, int(k.fd), &ev); err != nil {
 		w.end(i, errName(err))
+		return
+	}
+	if k.flags&flagDripHead == 0 {
+		w.head(i, w.heads.request(g))
+	}
+}
+
+// head sends a head without waiting for the connection to stand: on loopback
+// connect(2) has done the whole handshake, though it said EINPROGRESS.
+func (w *worker) head(i int32, b []byte) {
+	k := &w.conns[i]
+	n, errno := writeRaw(k.fd, b)
+	switch {
+	case errno == unix.EAGAIN || errno == unix.EINTR:
+		return // the event will come
+	case errno != 0:
+		k.state = upgrading
+		w.broken(i, errno)
+		return
+	}
+	k.state = upgrading
+	if n < len(b) {
+		w.outs[i] = bytes.Clone(b[n:])
 	}
 }
 
