@@ -119,6 +119,11 @@ func (r Result) Recompute(limit Limit) (Result, error) {
 	return n, err
 }
 
+// leastPerConnection is the least that --bytes-per-connection may say, bytes: what
+// of a connection is this process's own memory, the kernel's left out, as a cgroup
+// v1 without kmem accounting does.
+const leastPerConnection = 1 << 10
+
 // terms checks the input and fills its defaults in.
 func (in Input) terms() (Result, error) {
 	if _, err := ParseProfile(string(in.Profile)); err != nil {
@@ -138,6 +143,9 @@ func (in Input) terms() (Result, error) {
 		if f.value < f.min {
 			return Result{}, fmt.Errorf("capacity: %s is negative (%d)", f.flag, f.value)
 		}
+	}
+	if n := in.BytesPerConnection; n > 0 && n < leastPerConnection {
+		return Result{}, fmt.Errorf("capacity: --bytes-per-connection %d is less than this process itself spends on one, %d: leave it out for the profile's figure", n, leastPerConnection)
 	}
 	if int64(in.Replay) > maxReplay {
 		return Result{}, fmt.Errorf("capacity: --replay %d is beyond %d", in.Replay, int64(maxReplay))
@@ -180,13 +188,13 @@ func (r Result) byMemory() (int, error) {
 		return 0, fmt.Errorf("capacity: a memory limit of %s (from %s) holds nothing: raise it or set --memory-limit", limit, r.Limit.Source)
 	}
 	if r.Limit.Bytes <= r.Overhead {
-		return 0, fmt.Errorf("capacity: the memory limit of %s (from %s) leaves nothing beyond the overhead of %s (%s runtime + %s backlog): raise --memory-limit, or lower --runtime-overhead or --backlog",
-			limit, r.Limit.Source, FormatSize(r.Overhead), FormatSize(r.RuntimeOverhead), FormatSize(r.Backlog))
+		return 0, fmt.Errorf("capacity: the memory limit of %s (from %s) leaves nothing beyond the overhead of %s (%s runtime + %s backlog): raise %s, or lower --runtime-overhead or --backlog",
+			limit, r.Limit.Source, FormatSize(r.Overhead), FormatSize(r.RuntimeOverhead), FormatSize(r.Backlog), r.Limit.flag())
 	}
 	n := (r.Limit.Bytes - r.Overhead) / r.BytesPerConnection
 	if n == 0 {
-		return 0, fmt.Errorf("capacity: the memory limit of %s (from %s) leaves %s beyond the overhead of %s, too little for one connection of %s: raise --memory-limit, or lower --runtime-overhead, --backlog or --bytes-per-connection",
-			limit, r.Limit.Source, FormatSize(r.Limit.Bytes-r.Overhead), FormatSize(r.Overhead), FormatSize(r.BytesPerConnection))
+		return 0, fmt.Errorf("capacity: the memory limit of %s (from %s) leaves %s beyond the overhead of %s, too little for one connection of %s: raise %s, or lower --runtime-overhead, --backlog or --bytes-per-connection",
+			limit, r.Limit.Source, FormatSize(r.Limit.Bytes-r.Overhead), FormatSize(r.Overhead), FormatSize(r.BytesPerConnection), r.Limit.flag())
 	}
 	return int(min(n, math.MaxInt)), nil
 }

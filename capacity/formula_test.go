@@ -71,6 +71,8 @@ func TestComputeErrorsNameTheFlag(t *testing.T) {
 		"limit below overhead":  {Input{Limit: mem(100 * MiB), Profile: EventLoop, Backlog: DefaultBacklog}, []string{"--memory-limit", "--runtime-overhead", "--backlog", "100MB", "140.5MB"}},
 		"limit at the overhead": {Input{Limit: mem(128 * MiB), Profile: Goroutine, Backlog: DefaultBacklog}, []string{"--memory-limit", "--runtime-overhead", "--backlog"}},
 		"less than one":         {Input{Limit: mem(128*MiB + 1), Profile: Goroutine, Backlog: DefaultBacklog}, []string{"--memory-limit", "--bytes-per-connection", "1B"}},
+		"hardly any per":        {Input{Limit: mem(GiB), Profile: EventLoop, BytesPerConnection: 1000, Backlog: DefaultBacklog}, []string{"--bytes-per-connection", "1024"}},
+		"as asked":              {Input{Limit: Limit{MiB, "--memory"}, Profile: EventLoop, Backlog: DefaultBacklog}, []string{"raise --memory,"}},
 		"negative per":          {Input{Limit: mem(GiB), Profile: EventLoop, BytesPerConnection: -1, Backlog: DefaultBacklog}, []string{"--bytes-per-connection"}},
 		"negative overhead":     {Input{Limit: mem(GiB), Profile: EventLoop, RuntimeOverhead: -2, Backlog: DefaultBacklog}, []string{"--runtime-overhead"}},
 		"negative backlog":      {Input{Limit: mem(GiB), Profile: EventLoop, Backlog: -2}, []string{"--backlog"}},

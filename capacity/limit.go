@@ -19,6 +19,14 @@ type Limit struct {
 	Source string `json:"source"`
 }
 
+// flag is the flag that raises the limit: the one that set it, if one did.
+func (l Limit) flag() string {
+	if strings.HasPrefix(l.Source, "--") {
+		return l.Source
+	}
+	return "--memory-limit"
+}
+
 // DetectLimit reads the memory limit of this process: the smallest of
 //
 //   - cgroup v2: memory.max of its group and of each ancestor that is mounted,

@@ -213,7 +213,7 @@ func (g *Gateway) Start() (err error) {
 	}
 	acceptor, err := netpoll.NewAcceptor(g.listener, netpoll.AcceptorConfig{
 		Accepted: g.place,
-		Refusal:  refuseFull.AppendResponse(nil, 1000),
+		Refusal:  func(dst []byte) []byte { return refuseFull.AppendResponse(dst, retryAfter()) },
 		OnFatal:  g.die,
 	})
 	if err == nil {

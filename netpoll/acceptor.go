@@ -24,9 +24,9 @@ type AcceptorConfig struct {
 	// Accepted receives a batch of new nonblocking descriptors, which are the
 	// callee's from then on; the slice is valid during the call only.
 	Accepted func(fds []int)
-	// Refusal is written to a connection that came when no descriptor was left,
-	// before it is closed.
-	Refusal []byte
+	// Refusal appends what is written to a connection that came when no descriptor
+	// was left, before it is closed; nil: nothing. Called on the acceptor's goroutine.
+	Refusal func(dst []byte) []byte
 	// OnFatal is called when epoll_wait fails; nil panics.
 	OnFatal func(error)
 }
@@ -57,6 +57,9 @@ type Acceptor struct {
 
 // NewAcceptor starts accepting.
 func NewAcceptor(ln *Listener, cfg AcceptorConfig) (*Acceptor, error) {
+	if cfg.Refusal == nil {
+		cfg.Refusal = func(dst []byte) []byte { return dst }
+	}
 	if cfg.OnFatal == nil {
 		cfg.OnFatal = func(err error) { panic(fmt.Sprintf("netpoll: epoll_wait: %v", err)) }
 	}
@@ -147,7 +150,7 @@ func (a *Acceptor) refuse() {
 			// that overtakes the refusal.
 			var request [4096]byte
 			rawRead(fd, request[:])
-			rawWrite(fd, a.cfg.Refusal)
+			rawWrite(fd, a.cfg.Refusal(request[:0]))
 			unix.Shutdown(fd, unix.SHUT_WR)
 			unix.Close(fd)
 			a.refused.Add(1)

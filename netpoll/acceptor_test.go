@@ -123,7 +123,7 @@ func exhausted() int {
 				accepted <- fd
 			}
 		},
-		Refusal: []byte(childRefusal),
+		Refusal: func(dst []byte) []byte { return append(dst, childRefusal...) },
 	})
 	if err != nil {
 		bad("acceptor: %v", err)
@@ -189,7 +189,7 @@ func exhausted() int {
 	buf := make([]byte, 100)
 	for _, fd := range late[:15] {
 		n, err := unix.Read(fd, buf) // blocks until told
-		for err == unix.EINTR { // never restarted once SO_RCVTIMEO is set, signal(7)
+		for err == unix.EINTR {      // never restarted once SO_RCVTIMEO is set, signal(7)
 			n, err = unix.Read(fd, buf)
 		}
 		if err != nil || string(buf[:n]) != childRefusal {
