@@ -191,23 +191,25 @@ fuzz: ## Fuzz every fuzz target for FUZZTIME (20s) each
 	  done; \
 	done
 
-# What servers cost, measured in turn (odin bench --help). RIVAL='uws=…' adds one.
+# What servers cost, measured in turn (odin bench --help). RIVAL='name=command' adds
+# one; uWebSockets is, once it has been built.
 RESULTS := docs/results
-RIVAL   ?=
+RIVAL   ?= $(if $(wildcard bin/uws),uws=bin/uws {port} {control_port} {size})
 RIVALS  := $(if $(RIVAL),--rival '$(RIVAL)')
 
 .PHONY: bench
 bench: build ## Measure against the baseline, the raw loop and libraries: 2 rounds, rivals 1 (under 10 min)
-	$(BIN) bench --rounds 2 --rival-rounds 1 --for 3s $(RIVALS) --out $(RESULTS)/bench-quick $(ARGS)
+	$(BIN) bench --rounds 2 --library-rounds 1 --for 3s $(RIVALS) --out $(RESULTS)/bench-quick $(ARGS)
 	cd bench/plot && go run . $(CURDIR)/$(RESULTS)/bench-quick.json
 
 .PHONY: bench-full
-bench-full: build ## The same for the record: 5 rounds of all, more cases, on a machine that does nothing else (1 h)
-	$(BIN) bench --rounds 5 --for 10s --rate 1,10,100,150 --sweep $(RIVALS) --out $(RESULTS)/bench-full $(ARGS)
+bench-full: build ## The same for the record: 5 rounds, on a machine that does nothing else (1 h)
+	@[ -n '$(RIVAL)' ] || echo 'note: without bin/uws (make bench-uws) the rows T4 and T5s are not measured'
+	$(BIN) bench --rounds 5 --library-rounds 2 --for 5s --rate 1,10,100,120,150 $(RIVALS) --out $(RESULTS)/bench-full $(ARGS)
 	cd bench/plot && go run . $(CURDIR)/$(RESULTS)/bench-full.json
 
 .PHONY: bench-uws
-bench-uws: ## Build uWebSockets as a rival (git, gcc, g++): RIVAL='uws=bin/uws {port} {control_port} {size}'
+bench-uws: ## Build uWebSockets (git, gcc, g++); bin/uws is then measured beside the others
 	@mkdir -p bin
 	bench/peers/uws/build $(CURDIR)/bin/uws
 

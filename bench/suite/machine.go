@@ -1,6 +1,7 @@
 package suite
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"runtime"
@@ -52,6 +53,22 @@ func machine() Machine {
 		m.Governor = strings.TrimSpace(string(b))
 	}
 	return m
+}
+
+// socketMemory is what all TCP sockets of the machine hold now, bytes: the kernel's
+// account of queued data, proc_net_sockstat(5) in pages.
+func socketMemory() (int64, error) {
+	b, err := os.ReadFile("/proc/net/sockstat")
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(b)) {
+		if f := strings.Fields(line); len(f) > 2 && f[0] == "TCP:" && f[len(f)-2] == "mem" {
+			pages, err := strconv.ParseInt(f[len(f)-1], 10, 64)
+			return pages * int64(os.Getpagesize()), err
+		}
+	}
+	return 0, errors.New("/proc/net/sockstat has no memory of TCP sockets")
 }
 
 // commit is what a checkout is at, with "-dirty" when it differs from that; "" for

@@ -21,12 +21,12 @@ type Report struct {
 	Machine Machine   `json:"machine"`
 	Seconds float64   `json:"seconds"` // of all trials
 
-	Connections int           `json:"connections"`
-	For         time.Duration `json:"load_ns"`
-	Rounds      int           `json:"rounds"`
-	RivalRounds int           `json:"rival_rounds"`
-	Size        int           `json:"message_bytes"`
-	Feed        string        `json:"feed"`
+	Connections   int           `json:"connections"`
+	For           time.Duration `json:"load_ns"`
+	Rounds        int           `json:"rounds"`
+	LibraryRounds int           `json:"library_rounds"`
+	Size          int           `json:"message_bytes"`
+	Feed          string        `json:"feed"`
 
 	Rows     []Row    `json:"rows"`  // the targets
 	Times    []Times  `json:"times"` // what others cost, in odin's
@@ -70,7 +70,7 @@ type Times struct {
 	Fanout    Spread `json:"cpu_a_frame"`
 	Echo      Spread `json:"cpu_an_echo"`                      // of 128 bytes, for servers that echo
 	Command   Spread `json:"cpu_a_command"`                    // the op ping, for servers that speak the protocol
-	Saturated Spread `json:"odins_frames_per_second_over_its"` // odin's over the server's, 150 msg/s
+	Saturated Spread `json:"odins_frames_per_second_over_its"` // odin's over the server's, the most of each
 }
 
 // metric is how a value is written.
@@ -83,6 +83,7 @@ type metric struct {
 var metrics = []metric{
 	{"rss_bytes_per_connection", "B", "RSS a connection", 0},
 	{"pss_bytes_per_connection", "B", "PSS a connection", 0},
+	{"rss_bytes_per_further", "B", "RSS a further connection", 0},
 	{"rss_bytes_before", "B", "RSS before", 0},
 	{"rss_bytes_grown", "B", "RSS grown", 0},
 	{"goroutines_grown", "", "goroutines more", 0},
@@ -98,6 +99,8 @@ var metrics = []metric{
 	{"delivered", "×", "delivered", 3},
 	{"cut", "", "cut", 0},
 	{"slow_cut", "×", "slow ones cut", 2},
+	{"at_rate", "/s", "at a rate of", 0},
+	{"kernel_bytes_per_slow", "B", "socket memory a slow one", 0},
 	{"p50_us", "µs", "p50", 0},
 	{"p99_us", "µs", "p99", 0},
 	{"max_us", "µs", "max", 0},
@@ -148,7 +151,7 @@ func (r *Report) judge() {
 			Fanout:    r.ratio("fanout", r.at(10), "cpu_us_per_frame", name, odinName),
 			Echo:      r.ratio("echo", first, "cpu_us_per_frame", name, odinName),
 			Command:   r.ratio("command", first, "cpu_us_per_frame", name, odinName),
-			Saturated: r.ratio("fanout", r.at(saturation), "frames_per_second", odinName, name),
+			Saturated: r.ratio("fanout", saturated, "frames_per_second", odinName, name),
 		}
 		if t != (Times{Server: name}) {
 			r.Times = append(r.Times, t)
@@ -186,7 +189,7 @@ func (r *Report) value(scenario, kase, metric, server string, round int) (float6
 
 func (r *Report) spread(scenario, kase, metric, server string) Spread {
 	var all []float64
-	for round := range max(r.Rounds, r.RivalRounds) {
+	for round := range max(r.Rounds, r.LibraryRounds) {
 		if v, ok := r.value(scenario, kase, metric, server, round+1); ok {
 			all = append(all, v)
 		}
@@ -197,7 +200,7 @@ func (r *Report) spread(scenario, kase, metric, server string) Spread {
 // ratio is a's value over b's, within each round that has both.
 func (r *Report) ratio(scenario, kase, metric, a, b string) Spread {
 	var all []float64
-	for round := range max(r.Rounds, r.RivalRounds) {
+	for round := range max(r.Rounds, r.LibraryRounds) {
 		x, ok1 := r.value(scenario, kase, metric, a, round+1)
 		y, ok2 := r.value(scenario, kase, metric, b, round+1)
 		if ok1 && ok2 && y != 0 {
@@ -288,7 +291,7 @@ func (s Spread) span(m metric) string {
 
 // timesGrid is the table of what the others need.
 func (r *Report) timesGrid() *grid {
-	g := &grid{left: 1, head: []string{"against", "memory a connection", "CPU a new connection", "CPU a frame, 10 msg/s", "CPU an echo", "CPU a command", "odin's frames/s, 150 msg/s"}}
+	g := &grid{left: 1, head: []string{"against", "memory a connection", "CPU a new connection", "CPU a frame, 10 msg/s", "CPU an echo", "CPU a command", "odin's frames/s, saturated"}}
 	m := metric{digits: 2}
 	for _, t := range r.Times {
 		g.add(t.Server, t.Memory.span(m), t.Storm.span(m), t.Fanout.span(m), t.Echo.span(m), t.Command.span(m), t.Saturated.span(m))
@@ -334,7 +337,7 @@ func (r *Report) markdown(out io.Writer, name string) {
 	}
 	m := r.Machine
 	fmt.Fprintf(out, ", %s. %s, %d cores, %.1f GiB, %s, %s, load %.2f before. %d connections and %s a load unless a case says otherwise, messages of %d B, %d rounds (rivals %d), %.0f s of trials; events from the %s.\n\n",
-		r.Taken.Format("2006-01-02 15:04 UTC"), m.CPU, m.Cores, float64(m.Memory)/(1<<30), m.Kernel, m.Go, m.Load, r.Connections, r.For, r.Size, r.Rounds, r.RivalRounds, r.Seconds, r.Feed)
+		r.Taken.Format("2006-01-02 15:04 UTC"), m.CPU, m.Cores, float64(m.Memory)/(1<<30), m.Kernel, m.Go, m.Load, r.Connections, r.For, r.Size, r.Rounds, r.LibraryRounds, r.Seconds, r.Feed)
 	fmt.Fprintf(out, "Server and clients share the machine. Figures are medians of the rounds, least and most in parentheses; a ratio is taken within a round. Absolute figures drift with the machine, ratios carry over.\n\n")
 	fmt.Fprintf(out, "![%s](%s.svg)\n\n", r.Command, name)
 	if len(r.Times) > 0 {

@@ -32,8 +32,9 @@ type contender struct {
 	wire wire
 	// own is odin, or what it is held against in every scenario; the rest are
 	// rivals, which may get fewer rounds.
-	own   bool
-	start func(ctx context.Context, n need) (*server, error)
+	own     bool
+	library bool // of bench/peers
+	start   func(ctx context.Context, n need) (*server, error)
 }
 
 // need is what a trial wants of its server.

@@ -37,14 +37,14 @@ type Options struct {
 	Scenarios []string // none: all
 	Servers   []string // none: all there are
 
-	Rounds      int           // of odin, the raw loop and the baseline; 0: 2
-	RivalRounds int           // of the others; 0: as Rounds
-	Connections int           // 0: 10 000
-	For         time.Duration // how long a load lasts; 0: 5 s
-	Settle      time.Duration // pause before memory is read; 0: 2 s
-	Sweep       bool          // fanout to a tenth of the connections too
-	Rates       []float64     // messages a second in fanout; none: 10 and 150, which the targets are about
-	Size        int           // bytes of a broadcast message; 0: 150
+	Rounds        int           // of odin, the raw loop, the baseline and Rivals; 0: 2
+	LibraryRounds int           // of the libraries; 0: as Rounds
+	Connections   int           // 0: 10 000
+	For           time.Duration // how long a load lasts; 0: 5 s
+	Settle        time.Duration // pause before memory is read; 0: 2 s
+	Sweep         bool          // fanout to a tenth of the connections too
+	Rates         []float64     // messages a second in fanout; none: 10, 100 and 150, which the targets are about
+	Size          int           // bytes of a broadcast message; 0: 150
 
 	Recording string    // events for the scenario channels; "": synthetic
 	Notes     io.Writer // progress; nil: none
@@ -69,8 +69,10 @@ type bench struct {
 	trials     int
 }
 
-// Run measures. Trials that a rival fails are reported, not fatal; odin's are.
+// Run measures. Trials that fail are reported and do not end the run; if one of
+// odin's did, there is an error beside the report.
 func Run(ctx context.Context, o Options) (*Report, error) {
+	var failed error
 	o.defaults()
 	scenarios, err := choose(o.Scenarios)
 	if err != nil {
@@ -83,7 +85,7 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	defer os.RemoveAll(b.dir)
 	rep := &Report{
 		Taken: time.Now().UTC().Truncate(time.Second), Version: o.Version, Commit: commit(o.Source), Command: o.Command,
-		Machine: machine(), Connections: o.Connections, For: o.For, Rounds: o.Rounds, RivalRounds: o.RivalRounds, Size: o.Size,
+		Machine: machine(), Connections: o.Connections, For: o.For, Rounds: o.Rounds, LibraryRounds: o.LibraryRounds, Size: o.Size,
 	}
 	if m := rep.Machine; m.Load > float64(m.Cores)/2 {
 		b.note("the load average is %.1f on %d cores: what is measured beside other work is worth little", m.Load, m.Cores)
@@ -96,9 +98,9 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	}
 	rep.Feed = b.feed.name
 	for _, sc := range scenarios {
-		for round := range max(o.Rounds, o.RivalRounds) {
+		for round := range max(o.Rounds, o.LibraryRounds) {
 			for _, c := range b.contenders {
-				if c.own && round >= o.Rounds || !c.own && round >= o.RivalRounds || !sc.fits(&c) {
+				if !c.library && round >= o.Rounds || c.library && round >= o.LibraryRounds || !sc.fits(&c) {
 					continue
 				}
 				began := time.Now()
@@ -112,9 +114,10 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 				case ctx.Err() != nil:
 					return nil, ctx.Err()
 				case err == nil:
-				case c.name == odinName:
-					return nil, fmt.Errorf("%s, %s, round %d: %w", sc.name, c.name, round+1, err)
 				default:
+					if c.name == odinName {
+						failed = errors.Join(failed, fmt.Errorf("%s, %s, round %d: %w", sc.name, c.name, round+1, err))
+					}
 					rep.Failures = append(rep.Failures, fmt.Sprintf("%s, %s, round %d: %v", sc.name, c.name, round+1, err))
 					b.note("%-9s %-10s round %d  FAILED: %v", sc.name, c.name, round+1, err)
 				}
@@ -123,8 +126,9 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 		}
 	}
 	rep.Samples = append(rep.Samples, growth(rep.Samples)...)
+	rep.Samples = append(rep.Samples, saturation(rep.Samples, o.Connections)...)
 	rep.judge()
-	return rep, nil
+	return rep, failed
 }
 
 func (o *Options) defaults() {
@@ -132,8 +136,8 @@ func (o *Options) defaults() {
 	if o.Rounds == 0 {
 		o.Rounds = 2
 	}
-	if o.RivalRounds == 0 {
-		o.RivalRounds = o.Rounds
+	if o.LibraryRounds == 0 {
+		o.LibraryRounds = o.Rounds
 	}
 	if o.Connections == 0 {
 		o.Connections = 10_000
@@ -145,7 +149,7 @@ func (o *Options) defaults() {
 		o.Settle = 2 * time.Second
 	}
 	if len(o.Rates) == 0 {
-		o.Rates = []float64{10, saturation}
+		o.Rates = []float64{10, saturationRate, 1.5 * saturationRate}
 	}
 	if o.Size == 0 {
 		o.Size = 150
@@ -185,7 +189,7 @@ func (b *bench) prepare(ctx context.Context, rep *Report) error {
 	}
 	add := func(c contender) { b.contenders = append(b.contenders, c) }
 	if wanted(odinName) {
-		add(contender{odinName, odinWire, true, startOdin(b.Odin, b.OdinArgs)})
+		add(contender{name: odinName, wire: odinWire, own: true, start: startOdin(b.Odin, b.OdinArgs)})
 	}
 	if b.Source == "" {
 		b.note("not in a checkout: no raw loop, baseline and libraries to compare with")
@@ -202,7 +206,7 @@ func (b *bench) prepare(ctx context.Context, rep *Report) error {
 			if err != nil {
 				return err
 			}
-			c := contender{s.name, s.wire, true, startBaseline(bin)}
+			c := contender{name: s.name, wire: s.wire, own: true, start: startBaseline(bin)}
 			if s.wire == peerWire {
 				c.start = startPeer(bin, false)
 			}
@@ -219,7 +223,7 @@ func (b *bench) prepare(ctx context.Context, rep *Report) error {
 				b.note("%v", err)
 				continue
 			}
-			add(contender{name, peerWire, false, startPeer(bin, true)})
+			add(contender{name: name, wire: peerWire, library: true, start: startPeer(bin, true)})
 		}
 	}
 	for _, r := range b.Rivals {

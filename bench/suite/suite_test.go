@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -116,6 +117,28 @@ func TestGrowth(t *testing.T) {
 	}
 }
 
+// Of the rates from 100 on the best counts at which all arrived and nobody was cut;
+// a server that managed none has none.
+func TestSaturation(t *testing.T) {
+	s := func(server string, n int, rate, fps, delivered, cut float64) Sample {
+		return Sample{"fanout", fanoutCase(n, rate), server, 1, map[string]float64{"frames_per_second": fps, "delivered": delivered, "cut": cut}}
+	}
+	got := saturation([]Sample{
+		s("odin", 1000, 10, 9999, 1, 0), s("odin", 1000, 100, 90, 1, 0), s("odin", 1000, 150, 110, .995, 0),
+		s("odin", 1000, 200, 300, .7, 0), s("odin", 1000, 300, 400, 1, 3), s("odin", 100, 100, 500, 1, 0),
+		s("raw loop", 1000, 100, 80, .5, 0),
+	}, 1000)
+	if len(got) != 2 || got[0].Values["frames_per_second"] != 110 || got[0].Values["at_rate"] != 150 ||
+		got[1].Server != "raw loop" || got[1].Values["frames_per_second"] != 0 {
+		t.Errorf("%+v", got)
+	}
+	var o Options
+	o.defaults()
+	if !slices.Contains(o.Rates, 10) || slices.Max(o.Rates) <= saturationRate {
+		t.Errorf("the targets are about other rates than the default's %v", o.Rates)
+	}
+}
+
 func TestChoices(t *testing.T) {
 	if _, err := choose([]string{"idle", "nonsense"}); err == nil {
 		t.Error("nonsense is a scenario")
@@ -213,11 +236,11 @@ func TestRunWithARival(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v\n%s", err, &notes)
 	}
-	if len(rep.Failures) > 0 || len(rep.Samples) != 5 {
+	if len(rep.Failures) > 0 || len(rep.Samples) != 7 {
 		t.Errorf("failures %v, %d samples\n%s", rep.Failures, len(rep.Samples), &notes)
 	}
 	for _, s := range rep.Samples {
-		if s.Scenario == "fanout" && (s.Values["delivered"] != 1 || s.Values["cpu_us_per_frame"] <= 0 || s.Values["cut"] != 0) {
+		if s.Scenario == "fanout" && s.Case != saturated && (s.Values["delivered"] != 1 || s.Values["cpu_us_per_frame"] <= 0 || s.Values["cut"] != 0) {
 			t.Errorf("%+v", s)
 		}
 	}

@@ -13,10 +13,10 @@ type Row struct {
 	digits int
 }
 
-// saturation is the rate, messages a second to all, at which the machine and not
-// what is offered bounds the frames a second: 10 000 connections at 100 would be
-// offered no more than the target itself.
-const saturation = 150
+// saturationRate is from where on fanout's rates, messages a second to all, count
+// for saturation: the most frames a second that all arrived, and for which nobody
+// was cut. 100 alone would offer 10 000 connections no more than the target itself.
+const saturationRate = 100
 
 // target is a bound on a median.
 type target struct {
@@ -55,13 +55,13 @@ var targets = []target{
 		without: notRun("fanout with --rival uws=…"),
 	},
 	{
-		id: "T5", what: "frames a second, 150 msg/s to all offered", unit: "/s", atLeast: true, target: 1e6, targetText: "≥ 1 000 000", stretchText: "(next row)",
-		of:      func(r *Report) Spread { return r.spread("fanout", r.at(saturation), "frames_per_second", odinName) },
+		id: "T5", what: "frames a second, the most that all arrive", unit: "/s", atLeast: true, target: 1e6, targetText: "≥ 1 000 000", stretchText: "(next row)",
+		of:      func(r *Report) Spread { return r.spread("fanout", saturated, "frames_per_second", odinName) },
 		without: notRun("fanout"),
 	},
 	{
 		id: "T5s", what: "the same over uWebSockets'", unit: "×", digits: 2, atLeast: true, stretch: 1.5, stretchText: "≥ 1.5 ×",
-		of:      func(r *Report) Spread { return r.ratio("fanout", r.at(saturation), "frames_per_second", odinName, uwsName) },
+		of:      func(r *Report) Spread { return r.ratio("fanout", saturated, "frames_per_second", odinName, uwsName) },
 		without: notRun("fanout with --rival uws=…"),
 	},
 	{

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -46,7 +47,7 @@ that does nothing else: server and clients share it.
 // benchFlags are what bench can be told.
 type benchFlags struct {
 	scenarios, servers, rates list
-	rounds, rivalRounds       count
+	rounds, libraryRounds     count
 	connections, size         count
 	load, settle              span
 	sweep, asJSON             bool
@@ -55,7 +56,7 @@ type benchFlags struct {
 }
 
 func newBench() *cobra.Command {
-	f := benchFlags{rates: list{items: []string{"10", "100"}}, rounds: 2, connections: 10_000, size: 150, load: span(5 * time.Second), settle: span(2 * time.Second)}
+	f := benchFlags{rounds: 2, connections: 10_000, size: 150, load: span(5 * time.Second), settle: span(2 * time.Second)}
 	help := strings.TrimPrefix(benchHelp, "\n")
 	for _, s := range suite.Scenarios() {
 		help += fmt.Sprintf("\n  %-10s%s", s[0], s[1])
@@ -75,12 +76,12 @@ func newBench() *cobra.Command {
 	fs.Var(&f.scenarios, "scenario", "only these (default: all)")
 	fs.Var(&f.servers, "server", `only these: odin, "raw loop", baseline, gorilla, coder, gws, gobwas, nbio, greatws, and rivals (default: all)`)
 	fs.StringArrayVar(&f.rivals, "rival", nil, "also measure NAME=COMMAND or NAME=ws://…,pid=N; may be given again")
-	fs.Var(&f.rounds, "rounds", "trials of odin, the raw loop and the baseline")
-	fs.Var(&f.rivalRounds, "rival-rounds", "trials of all others (default: as --rounds)")
+	fs.Var(&f.rounds, "rounds", "trials of odin, the raw loop, the baseline and each --rival")
+	fs.Var(&f.libraryRounds, "library-rounds", "trials of the libraries (default: as --rounds)")
 	fs.Var(&f.connections, "connections", "connections; scenarios take parts and multiples of it")
 	fs.Var(&f.load, "for", "how long one load lasts")
 	fs.Var(&f.settle, "settle", "pause before memory is read")
-	fs.Var(&f.rates, "rate", "messages a second in fanout; the targets are about 10 and 150")
+	fs.Var(&f.rates, "rate", "messages a second in fanout (default: 10,100,150, which the targets are about)")
 	fs.BoolVar(&f.sweep, "sweep", false, "in fanout a tenth of the connections, too")
 	fs.Var(&f.size, "size", "bytes of a broadcast message")
 	fs.StringVar(&f.recording, "recording", "", "recorded market for the scenario channels (default: multi-venue-31s.ndjson.gz in $ODIN_TESTDATA, else a synthetic one)")
@@ -101,7 +102,7 @@ func (f *benchFlags) run(cmd *cobra.Command) error {
 	o := suite.Options{
 		Odin: self, OdinArgs: strings.Fields(f.odinArgs), Child: []string{self, swarmChild}, Version: strings.TrimPrefix(readBuildInfo().String(), "odin "), Source: suite.Checkout(),
 		Scenarios: f.scenarios.items, Servers: f.servers.items,
-		Rounds: int(f.rounds), RivalRounds: int(f.rivalRounds), Connections: int(f.connections),
+		Rounds: int(f.rounds), LibraryRounds: int(f.libraryRounds), Connections: int(f.connections),
 		For: time.Duration(f.load), Settle: time.Duration(f.settle), Sweep: f.sweep, Size: int(f.size),
 		Recording: f.recording, Notes: cmd.ErrOrStderr(), Command: f.command(cmd),
 	}
@@ -125,20 +126,20 @@ func (f *benchFlags) run(cmd *cobra.Command) error {
 			o.Recording = path
 		}
 	}
-	rep, err := suite.Run(cmd.Context(), o)
-	if err != nil {
-		return err
+	rep, failed := suite.Run(cmd.Context(), o)
+	if rep == nil {
+		return failed
 	}
 	if f.out != "" {
 		if err := rep.Write(f.out); err != nil {
-			return err
+			return errors.Join(failed, err)
 		}
 	}
 	if f.asJSON {
-		return json.NewEncoder(cmd.OutOrStdout()).Encode(rep)
+		return errors.Join(failed, json.NewEncoder(cmd.OutOrStdout()).Encode(rep))
 	}
 	rep.Print(cmd.OutOrStdout())
-	return nil
+	return failed
 }
 
 // command is this call as it can be repeated, what it prints and writes left

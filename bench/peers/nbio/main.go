@@ -24,7 +24,7 @@ func main() {
 	})
 	peer.Main("nbio", func(addr string) (func([]byte) (int64, int64), error) {
 		engine := nbhttp.NewEngine(nbhttp.Config{
-			Network: "tcp", Addrs: []string{addr}, IOMod: nbhttp.IOModNonBlocking,
+			Network: "tcp", Addrs: []string{addr}, IOMod: nbhttp.IOModNonBlocking, ReleaseWebsocketPayload: true,
 			Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				_, _ = upgrader.Upgrade(w, r, nil) // answered by Upgrade
 			}),
