@@ -59,7 +59,9 @@ func newTestGatewayOver(t *testing.T, fake *brokertest.Fake, change func(*Config
 		}
 	})
 	tg := &testGateway{Gateway: g, t: t, broker: fake}
-	tg.eventually("the broker's epoch", func() bool { return g.hub.Epoch() != "" })
+	if fake.State().Connected {
+		tg.eventually("the broker's epoch", func() bool { return g.hub.Epoch() != "" })
+	}
 	return tg
 }
 
@@ -97,6 +99,7 @@ type frame struct {
 	After  uint64
 	Before uint64
 	Why    string
+	Epoch  string
 	Code   json.RawMessage
 	Conn   string
 

@@ -60,7 +60,7 @@ func TestModel(t *testing.T) {
 		"gap slow", "gap evicted", "gap epoch", "entry gap broker", "entry gap invalid", "entry gap epoch",
 		"entry stale", "entry live", "told stale", "frame split", "unsub mid-frame", "cut", "peer reset", "peer closed",
 		"stale event", "recovered", "not recovered", "wildcard message", "chunk pinned and trimmed", "descriptor reused",
-		"skipped", "replayed", "replay with a gap", "evicted", "told how it is", "learned", "bad position", "epoch changed", "lost", "add failed",
+		"skipped", "replayed", "replay with a gap", "evicted", "told how it is", "learned", "bad_position", "epoch changed", "lost", "add failed",
 	} {
 		if seen[k] == 0 {
 			t.Errorf("no seed ever saw: %s", k)

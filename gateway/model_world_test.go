@@ -43,6 +43,7 @@ type world struct {
 
 	// The stream.
 	epochs int
+	downs  int // how often the broker went away
 	epoch  string
 	head   uint64            // of the stream
 	last   map[string]uint64 // newest stored message of each channel
@@ -177,7 +178,7 @@ func (b *worldBroker) Last(_ context.Context, ch string) (broker.Message, error)
 	if b.down {
 		return broker.Message{}, broker.ErrDown
 	}
-	if seq := b.last[ch]; seq > 0 {
+	if seq := b.last[ch]; seq > 0 && (!b.past || seq >= b.first) {
 		return broker.Message{Channel: ch, Seq: seq}, nil
 	}
 	return broker.Message{}, broker.ErrNotFound
@@ -254,7 +255,7 @@ func (w *world) hubCh(name string) *modelChan {
 	}
 	if mc.ch != ch {
 		mc.ch, mc.base, mc.next = ch, len(mc.entries), 0
-		mc.first = ch.Origin
+		mc.first = ch.Origin()
 		mc.heads[mc.first] = true
 		mc.explained, mc.delivered, mc.epoch, mc.opened = mc.first, mc.first, w.epoch, mc.first
 	}
@@ -542,6 +543,7 @@ func (w *world) toggleBroker() {
 	}
 	w.say("broker down")
 	w.down = true
+	w.downs++
 	w.deliver(func(h *channel.Hub) { h.Down(errors.New("gone")) })
 	w.noteStarts()
 }
@@ -552,6 +554,7 @@ func (w *world) newEpoch() {
 	}
 	if w.chance(50) {
 		w.down = true
+		w.downs++
 		w.deliver(func(h *channel.Hub) { h.Down(errors.New("gone")) })
 	}
 	w.open(true)

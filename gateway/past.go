@@ -33,11 +33,11 @@ func (s *shard) past(r connRef, c *slot, sc *shardChan, at int) (span channel.Sp
 	epoch := s.g.hub.Epoch() // before the log is looked at: it is reborn before the epoch is said
 	next, _ := sc.ch.Head()
 	if sc.ch.Reborn(m.Ord(next)) {
-		return span, false, s.missPast(r, c, sc, at, channel.WhyEpoch)
+		return span, false, s.missPast(r, c, sc, at, channel.WhyEvicted) // and the epoch
 	}
 	ord, before, complete := sc.ch.After(m.Seq)
 	if sc.ch.Reborn(m.Ord(next)) {
-		return span, false, s.missPast(r, c, sc, at, channel.WhyEpoch) // between the two
+		return span, false, s.missPast(r, c, sc, at, channel.WhyEvicted) // between the two
 	}
 	if complete {
 		m.Move(ord, m.Seq)
@@ -57,7 +57,7 @@ func (s *shard) past(r connRef, c *slot, sc *shardChan, at int) (span channel.Sp
 	case b == nil:
 		s.fetch(r, c, epoch, sc.ch.Name, m.Seq)
 		return span, false, false
-	case b.Empty() && !b.Lost(m.Seq) && b.Through+1 >= before && sc.ch.Guess && before == sc.ch.Origin+1:
+	case b.Empty() && !b.Lost(m.Seq) && b.Through+1 >= before && sc.ch.Guess() && before == sc.ch.Origin()+1:
 		// The log begins at a guess, and the stream knows that nothing was there.
 		m.Read(before - 1)
 		return s.past(r, c, sc, at)

@@ -45,14 +45,14 @@ func (s *shard) questions(c *slot, cmd *wire.Command) (q questions) {
 	hub := s.g.hub
 	epoch, head := hub.Epoch(), hub.Head()
 	room := s.g.cfg.MaxSubscriptions - s.subCount(c)
+	for _, p := range cmd.Since { // also of what a wildcard matches
+		q.positions = q.positions || p.Epoch != epoch || p.Seq > head
+	}
 	eachName(cmd.Ch, func(name, prefix string, wildcard, ok bool) {
 		if !ok {
 			return
 		}
 		p, since := cmd.Since[name]
-		if since && (p.Epoch != epoch || p.Seq > head) {
-			q.positions = true
-		}
 		if wildcard {
 			// Also where the broker has only just been reached, or will be before this is
 			// answered.
@@ -176,7 +176,8 @@ func (g *Gateway) learn(ctx context.Context, names []string) {
 			case err == nil:
 				last = m.Seq
 			case errors.Is(err, broker.ErrNotFound):
-				last = 0
+				// It never had a message, or all of them have aged out: who comes with a
+				// position finds out from the stream.
 			default:
 				g.count.LookupsFailed.Add(1)
 			}

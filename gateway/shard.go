@@ -218,10 +218,11 @@ func (s *shard) Mail() {
 	s.mail.fds, s.mail.replies = s.mail.fds[:0], s.mail.replies[:0]
 
 	s.dirty, s.added = s.g.hub.Take(s.id, s.dirty[:0], s.added[:0])
+	s.tellMissed() // first: what is new may begin behind it
 	for _, ch := range s.added {
 		s.matchWild(ch)
+		s.g.hub.Matched(s.id, ch)
 	}
-	s.tellRefused()
 	for _, ch := range s.dirty {
 		s.enqueue(ch)
 	}

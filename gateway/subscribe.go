@@ -172,6 +172,8 @@ type subCommand struct {
 	epoch string
 	head  uint64 // of the stream, as the ack says it
 	gaps  []byte // what explains the positions, sent after the ack
+
+	unfit map[string]string // positions that can't be taken, and why; nil: all can
 }
 
 // sub carries out a sub command whose channels the hub knows by now.
@@ -179,7 +181,9 @@ func (s *shard) sub(r connRef, c *slot, cmd *wire.Command, known reach) {
 	sc := subCommand{Command: cmd, reach: known, gaps: s.gaps[:0]}
 	var frame []byte
 	// The ack's epoch, heads and positions are of one moment.
-	s.g.hub.Steady(func() { frame = s.subSteady(r, c, &sc) })
+	if c = s.steady(r, func() { frame = s.subSteady(r, c, &sc) }); c == nil {
+		return
+	}
 	s.wbuf = frame[:0]
 	s.gaps = sc.gaps[:0]
 	if !s.send(r, c, frame) {
@@ -191,9 +195,39 @@ func (s *shard) sub(r connRef, c *slot, cmd *wire.Command, known reach) {
 	s.catchUp(r)
 }
 
+// steady is Hub.Steady at a moment when all followers of wildcards have been told
+// what they miss: f's word of where they are then includes it, and who joins in f is
+// not told of what was before. It returns the connection, nil when it is gone.
+func (s *shard) steady(r connRef, f func()) *slot {
+	for {
+		s.tellMissed()
+		c := s.slots.get(r)
+		if c == nil || c.state != stateOpen {
+			return nil
+		}
+		told := false
+		s.g.hub.Steady(func() {
+			if told = !s.g.hub.Missing(s.id); told {
+				f()
+			}
+		})
+		if told {
+			return c
+		}
+	}
+}
+
 // subSteady makes the memberships of a sub command and its ack. Within Hub.Steady.
 func (s *shard) subSteady(r connRef, c *slot, cmd *subCommand) []byte {
 	cmd.epoch, cmd.head = s.g.hub.Epoch(), s.g.hub.Head()
+	for name, p := range cmd.Since {
+		if why := cmd.judge(p, cmd.head); why != "" {
+			if cmd.unfit == nil {
+				cmd.unfit = make(map[string]string)
+			}
+			cmd.unfit[name] = why
+		}
+	}
 	ack := wire.NewAck(s.wbuf[:0], cmd.ID)
 	eachName(cmd.Ch, func(name, prefix string, wildcard, ok bool) {
 		j := joined{reject: "bad_channel"}
@@ -228,11 +262,18 @@ func (s *shard) subName(r connRef, c *slot, cmd *subCommand, name, prefix string
 	var pos *wire.Position
 	if p, has := cmd.Since[name]; has {
 		pos = &p
-		if reject := cmd.judge(p, s.g.hub.Head()); reject != "" {
+		if reject := cmd.unfit[name]; reject != "" {
 			return joined{reject: reject}
 		}
 	}
 	if wildcard {
+		// A channel of it that can't be given from its own position would be given
+		// from another.
+		for own, reject := range cmd.unfit {
+			if strings.HasPrefix(own, prefix) {
+				return joined{reject: reject}
+			}
+		}
 		return s.subWild(r, c, cmd, name, prefix, pos)
 	}
 	ch := s.g.hub.Lookup(name)
@@ -257,9 +298,13 @@ func (cmd *subCommand) judge(p wire.Position, head uint64) (reject string) {
 	switch {
 	case cmd.epoch == "":
 		return "unrecoverable" // the broker hasn't been reached yet: try again later
-	case p.Epoch != cmd.epoch || p.Seq <= head:
+	case p.Epoch == cmd.epoch && p.Seq <= head:
 		return ""
-	case cmd.asked && cmd.err == nil && cmd.streamEpoch == cmd.epoch && p.Seq > cmd.last:
+	case !cmd.asked || cmd.err != nil || cmd.streamEpoch != cmd.epoch:
+		return "unrecoverable" // perhaps it is this node that has yet to hear of an epoch
+	case p.Epoch != cmd.epoch:
+		return ""
+	case p.Seq > cmd.last:
 		return "bad_position"
 	default:
 		return "unrecoverable" // another node may be ahead of this one: try again
@@ -386,22 +431,31 @@ func (s *shard) unsubOne(c *slot, ch *channel.Channel) {
 	s.leave(c, at)
 }
 
-// list answers with everything the connection follows.
+// list answers with everything the connection follows, but for what it has not
+// been told yet that the epoch ended of: its position there has no name any more.
 func (s *shard) list(r connRef, c *slot, cmd *wire.Command) {
-	epoch := s.g.hub.Epoch()
 	type line struct {
 		name string
 		seq  uint64
 	}
+	var epoch string
 	lines := make([]line, 0, len(c.subs))
-	for _, n := range c.subs {
-		sc := s.chans[n.chanID]
-		lines = append(lines, line{sc.ch.Name, sc.At(n.member()).Seq})
-	}
-	if c.ext != nil {
-		for _, w := range c.ext.wild {
-			lines = append(lines, line{w.prefix + "*", s.g.hub.Head()})
+	if c = s.steady(r, func() {
+		epoch = s.g.hub.Epoch()
+		for _, n := range c.subs {
+			sc := s.chans[n.chanID]
+			m := sc.At(n.member())
+			if next, _ := sc.ch.Head(); !sc.ch.Reborn(m.Ord(next)) {
+				lines = append(lines, line{sc.ch.Name, m.Seq})
+			}
 		}
+		if c.ext != nil {
+			for _, w := range c.ext.wild {
+				lines = append(lines, line{w.prefix + "*", s.g.hub.Head()})
+			}
+		}
+	}); c == nil {
+		return
 	}
 	sort.Slice(lines, func(i, j int) bool { return lines[i].name < lines[j].name })
 	ack := wire.NewAck(s.wbuf[:0], cmd.ID)

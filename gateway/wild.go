@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/odin-ws/odin/capacity"
@@ -52,6 +53,11 @@ func (s *shard) subWild(r connRef, c *slot, cmd *subCommand, name, prefix string
 			j.lost()
 			cmd.gaps = wire.AppendGap(cmd.gaps, name, pos.Seq, base+1, channel.WhyEvicted)
 			s.g.count.GapsEvicted.Add(1)
+		case pos.Seq < base && !cmd.holds(pos.Seq):
+			// A channel all of whose messages have aged out is one nobody knows of.
+			j.lost()
+			cmd.gaps = wire.AppendGap(cmd.gaps, name, pos.Seq, min(cmd.first, base+1), channel.WhyEvicted)
+			s.g.count.GapsEvicted.Add(1)
 		}
 	}
 	v := variantOf(cmd.Command)
@@ -65,9 +71,6 @@ func (s *shard) subWild(r connRef, c *slot, cmd *subCommand, name, prefix string
 		p := pos
 		if own, has := cmd.Since[ch.Name]; has {
 			p = &own
-			if cmd.judge(own, hub.Head()) != "" {
-				p, j.recovered = nil, &no
-			}
 		}
 		if p == nil && !cmd.Snap {
 			// What came after the ack's head was counted in, before the channels
@@ -158,24 +161,42 @@ func (s *shard) matchWild(ch *channel.Channel) {
 	}
 }
 
-// tellRefused tells those whose wildcards match a channel that the node had no
-// place for what they miss of it.
-func (s *shard) tellRefused() {
-	if len(s.wild) == 0 {
-		return
-	}
-	for _, m := range s.g.hub.TakeRefused(s.id) {
+// tellMissed tells those who follow wildcards what they miss of channels that have
+// no log here to say it.
+func (s *shard) tellMissed() {
+	for _, m := range s.g.hub.TakeMissed(s.id) {
+		if m.Channel == "" {
+			for prefix, members := range s.wild {
+				s.tellWild(prefix+"*", members, &m)
+			}
+			continue
+		}
 		for i := 0; i < len(m.Channel); i++ {
-			if m.Channel[i] != '.' {
-				continue
+			if m.Channel[i] == '.' {
+				s.tellWild(m.Channel, s.wild[m.Channel[:i+1]], &m)
 			}
-			for _, w := range s.wild[m.Channel[:i+1]] {
-				if c := s.slots.get(w.connRef); c != nil && c.state == stateOpen {
-					s.g.count.GapsEvicted.Add(1)
-					s.wbuf = wire.AppendGap(s.wbuf[:0], m.Channel, m.Prev, m.Seq+1, channel.WhyEvicted)
-					s.send(w.connRef, c, s.wbuf)
-				}
-			}
+		}
+	}
+}
+
+// tellWild tells the followers of a wildcard what they miss of name.
+func (s *shard) tellWild(name string, members []wildMember, m *channel.Missed) {
+	why := channel.WhyEvicted
+	var frame []byte
+	switch {
+	case m.Epoch != "":
+		why = channel.WhyEpoch
+		frame = wire.AppendEpochGap(nil, name, m.After, m.Before, m.Epoch)
+	case m.Channel == "":
+		why = channel.WhyBroker
+		fallthrough
+	default:
+		frame = wire.AppendGap(nil, name, m.After, m.Before, why)
+	}
+	for _, w := range slices.Clone(members) { // who doesn't take it is taken out
+		if c := s.slots.get(w.connRef); c != nil && c.state == stateOpen {
+			s.g.count.gap(why)
+			s.send(w.connRef, c, frame)
 		}
 	}
 }

@@ -145,6 +145,40 @@ func TestEpochNamed(t *testing.T) {
 	r.nothing()
 }
 
+// Of a channel the node does not know only the wildcard's gap says that the epoch
+// ended; its numbers begin anew all the same.
+func TestWildcardToldLive(t *testing.T) {
+	_, c, conn, r := following(t, "w.*")
+	conn.msg("w.x", 101, 100)
+	conn.send(`{"t":"gap","ch":"w.*","after":150,"before":160,"why":"broker"}`)
+	r.want("w.x 101", "gap w.* 150 160 broker")
+	// What came before 150 may still be on its way: the position is what it was.
+	want := Positions{"w.*": {"e7", 100}, "w.x": {"e7", 101}}
+	waitFor(t, "positions", func() bool { return maps.Equal(c.Positions(), want) })
+	conn.msg("w.y", 155, 120)
+	conn.send(`{"t":"gap","ch":"w.*","after":160,"before":3,"why":"epoch","epoch":"e8"}`)
+	conn.msg("w.x", 4, 0)
+	conn.send(`{"t":"gap","ch":"w.y","after":155,"before":3,"why":"epoch","epoch":"e8"}`)
+	conn.msg("w.y", 5, 1)
+	r.want("w.y 155", "gap w.* 160 3 epoch", "w.x 4", "gap w.y 155 3 epoch", "w.y 5")
+	want = Positions{"w.*": {"e8", 2}, "w.x": {"e8", 4}, "w.y": {"e8", 5}}
+	waitFor(t, "positions", func() bool { return maps.Equal(c.Positions(), want) })
+	r.nothing()
+}
+
+// An unsub that the server was too busy for is not repeated for what is wanted again.
+func TestRefusedUnsub(t *testing.T) {
+	_, c, conn, r := following(t, "w.*")
+	sub := subscribed(t, c, r.follow("a", "b"), func() { conn.ackAt(conn.expect("sub"), "e7", 100) })
+	sub.Unsubscribe()
+	refused := conn.expect("unsub")
+	subscribed(t, c, r.follow("a"), func() { conn.ackAt(conn.expect("sub"), "e7", 100) })
+	conn.send(`{"t":"err","id":%d,"code":"limit","retry_ms":10}`, refused.ID)
+	if o := conn.expect("unsub"); fmt.Sprint(o.Ch) != "[b]" {
+		t.Errorf("repeated for %v", o.Ch)
+	}
+}
+
 // The position of a wildcard follows the stream, one checkpoint behind.
 func TestCheckpoint(t *testing.T) {
 	s, r := newFake(t), newRecorder(t)

@@ -166,15 +166,24 @@ func (c *Client) wildGap(fo *follow, g Gap) {
 			epoch = fo.next
 		}
 		if epoch != "" {
+			live := fo.next == ""
 			fo.pos.Epoch, fo.next, fo.voided = epoch, "", false
 			fo.began = epoch
+			for _, ch := range c.chains {
+				if live && ch.follow == fo && ch.epoch != epoch {
+					ch.next = epoch // known to the node or not: if it is, its own gap follows
+				}
+			}
 		} else {
 			fo.voided = true
 		}
 		fo.pos.Seq = 0
 	}
-	fo.told = max(0, g.Before-min(1, g.Before))
-	fo.pos.Seq = max(fo.pos.Seq, fo.told)
+	fo.told = g.Before - min(1, g.Before)
+	if g.Why == WhyEpoch || g.After <= fo.pos.Seq {
+		// Else messages before After may still be on their way, of channels not seen.
+		fo.pos.Seq = max(fo.pos.Seq, fo.told)
+	}
 	c.gap(fo, nil, g)
 }
 
@@ -230,7 +239,12 @@ func (c *Client) takeErr(l *link, cmd *command, f *frame) {
 		if until := now.Add(max(retry, 10*time.Millisecond)); until.After(l.paused) {
 			l.paused = until
 		}
-		if cmd.sub == nil || !cmd.sub.gone {
+		switch {
+		case cmd.op == "unsub":
+			// But for what is wanted again: the server has had that command too.
+			names := slices.DeleteFunc(slices.Clone(cmd.names), func(name string) bool { return c.byName[name] != nil })
+			l.unsubs = slices.Concat(names, l.unsubs)
+		case cmd.sub == nil || !cmd.sub.gone:
 			l.outbox = slices.Insert(l.outbox, 0, cmd)
 		}
 		return

@@ -202,7 +202,7 @@ func (c *Client) planUnsubs(l *link) {
 		}
 		names := l.unsubs[:n]
 		l.unsubs = l.unsubs[n:]
-		c.push(l, &command{op: "unsub"}, func(id uint64) []byte {
+		c.push(l, &command{op: "unsub", names: names}, func(id uint64) []byte {
 			return marshal(map[string]any{"op": "unsub", "id": id, "ch": names})
 		})
 	}

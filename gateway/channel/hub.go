@@ -1,6 +1,7 @@
 package channel
 
 import (
+	"cmp"
 	"slices"
 	"sort"
 	"strings"
@@ -91,15 +92,18 @@ type Channel struct {
 	Log
 
 	// Static.
-	Name   string
-	Origin uint64 // the head when the node came to know the channel, before ordinal 0
-	Guess  bool   // Origin is the stream's head then, because nobody could be asked
+	Name string
 
 	// Static once the channel is announced.
 	debut struct{ ord, seq uint64 } // see Debut
 
+	// Any goroutine; the writer stores.
+	origin atomic.Uint64 // see Origin
+	guess  atomic.Bool   // see Guess
+
 	// Any goroutine.
 	shards atomic.Uint64 // which have members; changed under Hub.mu
+	unseen atomic.Uint64 // which were left it and have yet to look for wildcards that match, see Matched
 	dirty  atomic.Uint64 // which have been marked and not yet looked
 	fresh  atomic.Uint32 // a Freshness: what the log said last
 
@@ -128,23 +132,24 @@ const (
 // sequence and may have missed that. Any goroutine.
 func (ch *Channel) Freshness() Freshness { return Freshness(ch.fresh.Load()) }
 
-// Refused is a message this node could not take, because its channel would be
-// one more than MaxChannels.
-type Refused struct {
-	Channel   string
-	Prev, Seq uint64
+// Missed is what those who follow wildcards are to be told, because no log of a
+// channel can: of messages with numbers after After and before Before.
+type Missed struct {
+	Channel       string // whose message there was no place for, beyond MaxChannels; "": of any this node doesn't know
+	After, Before uint64
+	Epoch         string // "": some may be lost; else the epoch that has begun, whose number Before is
 }
 
-// maxRefused bounds the refused messages left for a shard that is busy; the
-// base tells of those beyond.
-const maxRefused = 1024
+// maxMissed bounds what is left for a shard that is busy; the base tells of refused
+// messages beyond.
+const maxMissed = 1024
 
 // inbox is what a shard has been left by the hub.
 type inbox struct {
 	mu    sync.Mutex
 	dirty []*Channel
 	added []*Channel
-	lost  []Refused
+	lost  []Missed
 	_     [64]byte // one shard's lock is not another's cache line
 }
 
@@ -237,14 +242,19 @@ func (h *Hub) Ensure(name string, last uint64) *Channel {
 	if ch == nil {
 		return nil
 	}
-	if last == Unknown {
-		ch.from = 0 // its first message's own prev counts
-	}
 	if bare {
 		h.bare++
 	}
 	return ch
 }
+
+// Origin is the head when the node came to know the channel, or when the epoch
+// began for it: what its log begins with.
+func (ch *Channel) Origin() uint64 { return ch.origin.Load() }
+
+// Guess reports whether Origin is no more than how far this node knew the stream
+// then: whether the channel has anything stored before it, only the stream can say.
+func (ch *Channel) Guess() bool { return ch.guess.Load() }
 
 // Named reports whether a channel is no more than a name somebody asked for: it
 // has no message as far as is known, and no wildcard matches it yet, else anyone
@@ -259,10 +269,15 @@ func (ch *Channel) Debut() (ord, seq uint64) { return ch.debut.ord, ch.debut.seq
 // announce leaves a channel for the shards: they may have wildcards that match.
 // Writer only, once a channel.
 func (h *Hub) announce(ch *Channel) {
+	ch.unseen.Store(1<<len(h.inboxes) - 1)
 	for s := range h.inboxes {
 		h.leave(s, nil, ch, nil)
 	}
 }
+
+// Matched says that a shard has attached to a channel that Take left it in added, or
+// has no need to: from now on the channel may be forgotten. Any goroutine.
+func (h *Hub) Matched(shard int, ch *Channel) { ch.unseen.And(^(uint64(1) << shard)) }
 
 // Steady calls f while no message is appended and no epoch begins, so that heads
 // and epoch belong together. f may call Epoch, Head, Lookup, Match, Attach,
@@ -311,9 +326,9 @@ func (h *Hub) place(name string) int {
 	return sort.Search(len(h.sorted), func(i int) bool { return h.sorted[i].Name >= name })
 }
 
-// TakeRefused returns the messages refused since the last call whose channels a shard's
-// wildcards may match; nil when there are none, as nearly always.
-func (h *Hub) TakeRefused(shard int) []Refused {
+// TakeMissed returns what the followers of a shard's wildcards are to be told since
+// the last call; nil when there is nothing, as nearly always.
+func (h *Hub) TakeMissed(shard int) []Missed {
 	in := &h.inboxes[shard]
 	in.mu.Lock()
 	defer in.mu.Unlock()
@@ -322,8 +337,16 @@ func (h *Hub) TakeRefused(shard int) []Refused {
 	return lost
 }
 
+// Missing reports whether TakeMissed would return something. Within Steady.
+func (h *Hub) Missing(shard int) bool {
+	in := &h.inboxes[shard]
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return len(in.lost) > 0
+}
+
 // Take appends what was left for a shard to dirty and added and empties the
-// inbox but for what TakeRefused returns. Every channel in dirty has entries the shard has not seen, or had; the
+// inbox but for what TakeMissed returns. Every channel in dirty has entries the shard has not seen, or had; the
 // mark is taken back, so an entry after this call marks it again.
 func (h *Hub) Take(shard int, dirty, added []*Channel) (d, a []*Channel) {
 	in := &h.inboxes[shard]
@@ -367,22 +390,37 @@ func (h *Hub) mark(ch *Channel) {
 	}
 }
 
-func (h *Hub) leave(shard int, dirty, added *Channel, lost *Refused) {
+func (h *Hub) leave(shard int, dirty, added *Channel, lost *Missed) {
 	in := &h.inboxes[shard]
 	in.mu.Lock()
-	wake := len(in.dirty)+len(in.added)+len(in.lost) == 0
+	// Taken by two calls, so each wakes for itself.
+	wake := len(in.dirty)+len(in.added) == 0
+	if lost != nil {
+		wake = len(in.lost) == 0
+	}
 	if dirty != nil {
 		in.dirty = append(in.dirty, dirty)
 	}
 	if added != nil {
 		in.added = append(in.added, added)
 	}
-	if lost != nil && len(in.lost) < maxRefused {
-		in.lost = append(in.lost, *lost)
+	if lost != nil {
+		in.miss(lost)
 	}
 	in.mu.Unlock()
 	if wake {
 		h.cfg.Wake(shard)
+	}
+}
+
+// miss adds what wildcards are to be told. For a shard that is busy for long, what
+// is of one channel is dropped, and what is of all is joined.
+func (in *inbox) miss(m *Missed) {
+	switch n := len(in.lost); {
+	case n < maxMissed:
+		in.lost = append(in.lost, *m)
+	case m.Channel == "":
+		in.lost[n-1] = Missed{After: min(m.After, in.lost[n-1].After), Before: m.Before, Epoch: cmp.Or(m.Epoch, in.lost[n-1].Epoch)}
 	}
 }
 
@@ -391,12 +429,18 @@ func (h *Hub) leave(shard int, dirty, added *Channel, lost *Refused) {
 func (h *Hub) add(name string, seq uint64, bare, guess bool) *Channel {
 	// Its newest may be one of those lost: wildcards that were there then are
 	// told.
-	lost := seq > 0 && seq < h.hole
-	ch := &Channel{Name: name, Origin: seq, Guess: guess, bare: bare, added: h.now, from: seq, upTo: seq, still: h.cfg.Silence(name), heard: h.now}
+	lost := seq > 0 && seq < h.hole && !guess
+	ch := &Channel{Name: name, bare: bare, added: h.now, from: seq, upTo: seq, still: h.cfg.Silence(name), heard: h.now}
 	ch.seq, ch.budget = seq, &h.budget
 	ch.debut.seq = seq
+	ch.guess.Store(guess)
+	if guess {
+		ch.from = 0 // its first message's own prev counts
+	}
 	if lost {
-		ch.Origin, ch.debut.seq = 0, 0 // told so also when the entry below is trimmed by then
+		ch.debut.seq = 0 // told so also when the entry below is trimmed by then
+	} else {
+		ch.origin.Store(seq)
 	}
 	h.mu.Lock()
 	if len(h.channels) >= h.cfg.MaxChannels && !h.forgetOne() {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -38,6 +39,16 @@ func newTestHub(t *testing.T, change func(*Config)) *testHub {
 
 func (h *testHub) message(ch string, seq, prev uint64) {
 	h.Message(&broker.Message{Channel: ch, Seq: seq, Prev: prev, Time: h.clock, Data: []byte(`"d"`)})
+}
+
+// look has the shards look at what is new for wildcards that match.
+func (h *testHub) look() {
+	for s := range h.inboxes {
+		_, added := h.Take(s, nil, nil)
+		for _, ch := range added {
+			h.Matched(s, ch)
+		}
+	}
 }
 
 // follow attaches shard 0 to a channel and returns it.
@@ -216,7 +227,7 @@ func TestResumeBeforeTheEpochWasOpened(t *testing.T) {
 		t.Error("after 50")
 	}
 	h.message("x", 51, 30)
-	if got := h.entries(ch, 0); got != "m51<30" {
+	if got := h.entries(ch, 0); got != "gap0-51:epoch m51<30" {
 		t.Error(got)
 	}
 	if _, before, complete := ch.After(20); complete || before != 51 {
@@ -310,6 +321,31 @@ func TestInboxWakesOnce(t *testing.T) {
 	}
 }
 
+// What followers of wildcards are to be told is left once for each shard, in order.
+func TestMissed(t *testing.T) {
+	h := newTestHub(t, nil)
+	h.Open("e1", 3)
+	if got := h.TakeMissed(0); len(got) != 1 || got[0] != (Missed{After: 0, Before: 4, Epoch: "e1"}) || h.Missing(0) || !h.Missing(1) {
+		t.Fatalf("%+v", got)
+	}
+	h.wakes = [2]int{}
+	h.Lost(3, 6)
+	h.Lost(8, 10)
+	h.Open("e2", 0)
+	h.Lost(0, 2)
+	want := []Missed{{After: 3, Before: 6}, {After: 8, Before: 10}, {After: 9, Before: 1, Epoch: "e2"}, {After: 0, Before: 2}}
+	if got := h.TakeMissed(0); !slices.Equal(got, want) || h.wakes != [2]int{1, 0} {
+		t.Fatalf("%+v, wakes %v", got, h.wakes)
+	}
+	// What wakes for one does not keep the other from waking.
+	ch := h.follow("x")
+	h.Attach(1, ch)
+	h.message("x", 3, 0)
+	if h.wakes != [2]int{2, 1} {
+		t.Fatalf("wakes %v", h.wakes)
+	}
+}
+
 // Whoever follows while the broker goes away is told, once at least.
 func TestStaleIsTold(t *testing.T) {
 	h := newTestHub(t, nil)
@@ -318,7 +354,7 @@ func TestStaleIsTold(t *testing.T) {
 	}
 	h.Open("e1", 0)
 	h.Live()
-	if got := h.entries(h.Lookup("early"), 0); got != "live" {
+	if got := h.entries(h.Lookup("early"), 0); got != "gap0-1:epoch live" {
 		t.Error(got)
 	}
 	ch := h.follow("x")
@@ -463,7 +499,13 @@ func TestMaxChannels(t *testing.T) {
 	}
 	h.Tick()
 	h.message("d", 5, 4)
-	h.message("e", 6, 0)
+	if h.Lookup("d") != nil {
+		t.Fatal("one was forgotten that the shards have not looked at")
+	}
+	h.look()
+	h.Tick()
+	h.message("d", 6, 5)
+	h.message("e", 7, 0)
 	if h.Lookup("d") == nil || h.Lookup("e") == nil || h.Lookup("a") != followed || h.Len() != 3 {
 		t.Fatal("none of those without followers made room")
 	}
@@ -485,7 +527,7 @@ func TestEnsure(t *testing.T) {
 	if h.Ensure("x", 99) != ch {
 		t.Fatal("known twice")
 	}
-	if _, seq := ch.Head(); seq != 12 || ch.Origin != 12 {
+	if _, seq := ch.Head(); seq != 12 || ch.Origin() != 12 {
 		t.Fatalf("head %d", seq)
 	}
 	h.message("x", 12, 7)

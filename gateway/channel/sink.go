@@ -25,10 +25,16 @@ func (h *Hub) Open(epoch string, head uint64) {
 	if old == epoch {
 		return
 	}
-	h.head.Store(head)
+	was := h.head.Swap(head)
 	h.base.Store(head)
 	h.hole = 0
-	h.beginEpoch(epoch, old != "", head)
+	if old != "" {
+		h.Counters.Epochs.Add(1)
+	}
+	h.beginEpoch(epoch, head)
+	for s := range h.inboxes {
+		h.leave(s, nil, nil, &Missed{After: was, Before: head + 1, Epoch: epoch})
+	}
 	// Last: who reads the new epoch finds every log reborn.
 	h.mu.Lock()
 	h.epoch = epoch
@@ -52,22 +58,18 @@ func (h *Hub) Live() {
 	}
 }
 
-// beginEpoch voids every channel's numbers. Those that had any are told.
-func (h *Hub) beginEpoch(epoch string, again bool, head uint64) {
-	reborn := ""
-	if again {
-		h.Counters.Epochs.Add(1)
-		reborn = epoch
-	}
+// beginEpoch voids every channel's numbers, and says so: also at the first, to who
+// was there before the broker was reached and has a position in no epoch.
+func (h *Hub) beginEpoch(epoch string, head uint64) {
 	for _, ch := range h.all() {
 		old := ch.seq
 		ch.mu.Lock()
-		ch.seq, ch.epochOrd, ch.epochPrev, ch.reborn = head, ch.next, old, reborn
+		ch.seq, ch.epochOrd, ch.epochPrev, ch.reborn = head, ch.next, old, epoch
 		ch.mu.Unlock()
 		ch.from, ch.upTo = 0, head
-		if again {
-			h.appendEntry(ch, wire.AppendEpochGap(h.scratch[:0], ch.Name, old, head+1, epoch), head)
-		}
+		ch.origin.Store(head)
+		ch.guess.Store(true)
+		h.appendEntry(ch, wire.AppendEpochGap(h.scratch[:0], ch.Name, old, head+1, epoch), head)
 	}
 }
 
@@ -119,7 +121,8 @@ func (h *Hub) wakeUp(ch *Channel) {
 
 // Lost implements broker.Sink. Nothing says which channels the lost messages
 // were on, so every channel's log says that there may have been some, for its
-// followers and for who resumes there; for channels not known there is the base.
+// followers and for who resumes there; for channels not known those who follow
+// wildcards are told, and for who resumes there is the base.
 func (h *Hub) Lost(after, before uint64) {
 	h.write.Lock()
 	defer h.write.Unlock()
@@ -131,6 +134,9 @@ func (h *Hub) Lost(after, before uint64) {
 		if ch.seq+1 < before {
 			h.gap(ch, before)
 		}
+	}
+	for s := range h.inboxes {
+		h.leave(s, nil, nil, &Missed{After: after, Before: before})
 	}
 }
 
@@ -162,7 +168,13 @@ func (h *Hub) Message(m *broker.Message) {
 			h.Counters.BadChannel.Add(1)
 			return
 		}
-		if ch = h.add(m.Channel, m.Prev, false, false); ch == nil {
+		// With nothing stored before it, the channel is new, or what it had has aged
+		// out: up to the base only the stream can say.
+		seq, guess := m.Prev, m.Prev == 0
+		if guess {
+			seq = min(h.base.Load(), m.Seq-1)
+		}
+		if ch = h.add(m.Channel, seq, false, guess); ch == nil {
 			h.refuse(m)
 			return
 		}
@@ -196,7 +208,7 @@ func (h *Hub) refuse(m *broker.Message) {
 	h.Counters.NoChannel.Add(1)
 	h.raiseBase(m.Seq)
 	for s := range h.inboxes {
-		h.leave(s, nil, nil, &Refused{Channel: m.Channel, Prev: m.Prev, Seq: m.Seq})
+		h.leave(s, nil, nil, &Missed{Channel: m.Channel, After: m.Prev, Before: m.Seq + 1})
 	}
 }
 

@@ -79,7 +79,7 @@ func (h *Hub) Tick() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.sorted = slices.DeleteFunc(h.sorted, func(ch *Channel) bool {
-		if ch.shards.Load() != 0 || len(ch.chunks) > 0 || h.now-ch.added <= forgetAfter {
+		if len(ch.chunks) > 0 || h.needs(ch) {
 			return false
 		}
 		h.gone(ch)
@@ -103,13 +103,19 @@ func (h *Hub) sweepFIFO() {
 // resumed from here any more. Writer only, with h.mu held.
 func (h *Hub) gone(ch *Channel) {
 	delete(h.channels, ch.Name)
-	if ch.seq != ch.Origin {
+	if ch.seq != ch.Origin() {
 		h.raiseBase(ch.seq)
 	}
 	if ch.bare {
 		h.bare--
 	}
 	h.Counters.ChannelsGone.Add(1)
+}
+
+// needs reports whether a channel may not be forgotten: it has followers, or will have
+// once a shard has looked, or somebody has just asked for it. Writer only.
+func (h *Hub) needs(ch *Channel) bool {
+	return ch.shards.Load()|ch.unseen.Load() != 0 || h.now-ch.added <= forgetAfter
 }
 
 // forgetOne makes room for a channel by forgetting one that nobody follows.
@@ -119,7 +125,7 @@ func (h *Hub) forgetOne() bool {
 		return false // until Tick: a flood of new names must not scan them all each time
 	}
 	for name, ch := range h.channels {
-		if ch.shards.Load() != 0 || h.now-ch.added <= forgetAfter {
+		if h.needs(ch) {
 			continue
 		}
 		for len(ch.chunks) > 0 {

@@ -358,6 +358,15 @@ func (c *Client) Gap(name string, after, before uint64, why, epoch string) {
 	s := k.now()
 	if why == "epoch" {
 		next := c.begun(before, epoch)
+		switch {
+		case next.epoch == unknown || s.epoch == unknown:
+		case next.epoch == s.epoch && s.byWild && !s.started:
+			// Told of its wildcard, and now of itself.
+			k.segs[len(k.segs)-1] = next
+			return
+		case next.epoch <= s.epoch:
+			c.l.fault(c, ch, s.epoch, after, BadGap, "an epoch gap to %s, which is not newer", epoch)
+		}
 		if s.epoch == unknown && len(s.pending) == 0 {
 			// Said again, to who came back before anything of the new epoch did.
 			k.segs[len(k.segs)-1] = next
@@ -425,7 +434,9 @@ func (c *Client) wildGap(prefix string, after, before uint64, why, epoch string)
 		case epoch != "" && s.epoch == c.l.epoch(epoch): // it has heard by itself
 		case epoch != "":
 			s.void = true
-			k.segs = append(k.segs, c.begun(before, epoch))
+			next := c.begun(before, epoch)
+			next.byWild = true
+			k.segs = append(k.segs, next)
 		case s.epoch != unknown:
 			s.void = true
 			k.segs = append(k.segs, &segment{epoch: unknown, byWild: true})

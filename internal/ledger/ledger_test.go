@@ -104,8 +104,8 @@ func TestStories(t *testing.T) {
 		{"an epoch's end told twice, and nothing of the new one", []act{start(0), acked(1), msg(1, 0, 0), gap(1, 1, "epoch"), gap(1, 1, "epoch"), acked2(1, 2)}, "missing 2", 0, ""},
 		{"an old message in the new epoch", []act{start(0), acked(1, 3), msg(1, 0, 0), gap(1, 1, "epoch"), acked2(1), msg(3, 1, 0)}, "epoch 1, missing 1", 0, ""},
 		{"a new epoch by its name", []act{start(0), acked(1), msg(1, 0, 0), epochGap(1, 1, "e2"), acked2(1, 2), msg2(1, 0)}, "missing 1", 0, "seq 2"},
-		{"told of it again by a node that knew it late", []act{start(0), acked(1, 2), msg(1, 0, 0), epochGap(1, 1, "e2"), acked2(1, 2, 3), msg2(1, 0), epochGap(1, 3, "e1"), epochGap(2, 3, "e2"), msg2(3, 2)}, "nothing missing", 2, ""},
-		{"and one lost", []act{start(0), acked(1, 2), msg(1, 0, 0), epochGap(1, 1, "e2"), acked2(1, 2, 3), msg2(1, 0), epochGap(1, 3, "e1"), epochGap(2, 2, "e2"), msg2(3, 1)}, "missing 1", 1, "seq 2"},
+		{"back to an old epoch", []act{start(0), acked(1, 2), msg(1, 0, 0), epochGap(1, 1, "e2"), acked2(1, 2, 3), msg2(1, 0), epochGap(1, 3, "e1"), epochGap(2, 3, "e2"), msg2(3, 2)}, "gap 1", 2, "not newer"},
+		{"and one lost", []act{start(0), acked(1, 2), msg(1, 0, 0), epochGap(1, 1, "e2"), acked2(1, 2, 3), msg2(1, 0), epochGap(1, 3, "e1"), epochGap(2, 2, "e2"), msg2(3, 1)}, "gap 1, missing 1", 1, "not newer"},
 		{"nobody said that the epoch ended", []act{start(0), acked(1), msg(1, 0, 0), acked2(2), msg2(2, 1)}, "missing 1, phantom 1", 0, ""},
 		{"old and new both without a word", []act{start(0), acked(1, 2), msg(1, 0, 0), acked2(2), msg2(2, 1)}, "missing 1, payload 1", 0, ""},
 	} {

@@ -7,6 +7,7 @@ import {
   OdinError,
   type Clock,
   type Options,
+  type Position,
   type Positions,
   type Stats,
   type SubscribeOptions,
@@ -96,10 +97,10 @@ export class Client {
    * callback has returned, or its promise is settled. */
   positions(): Positions {
     const { core } = this.#runner;
-    const out: Positions = {};
-    for (const [name, ch] of core.chains) if (ch.done.epoch !== "") out[name] = ch.done;
-    for (const [name, f] of core.byName) if (f.wild && f.done.epoch !== "") out[name] = f.done;
-    return out;
+    const out: [string, Position][] = [];
+    for (const [name, ch] of core.chains) if (ch.done.epoch !== "") out.push([name, ch.done]);
+    for (const [name, f] of core.byName) if (f.wild && f.done.epoch !== "") out.push([name, f.done]);
+    return Object.fromEntries(out); // also of __proto__, which can't be assigned
   }
 
   /** Counters since dial(). */

@@ -41,10 +41,10 @@ export function parseFrame(text: unknown): Frame {
     throw new Error('a frame without "t"');
   }
   const f: Frame = {
-    t: o.t, text, name: "", acks: {},
+    t: o.t, text, name: "", acks: dict(),
     seq: o.seq, prev: o.prev, ts: number(o.ts), skip: number(o.skip), d: o.d,
     after: o.after, before: o.before, why: String(o.why ?? ""), epoch: String(o.epoch ?? ""),
-    code: o.code ?? "", message: String(o.message ?? ""), retryMs: number(o.retry_ms), rej: o.rej ?? {},
+    code: o.code ?? "", message: String(o.message ?? ""), retryMs: number(o.retry_ms), rej: Object.assign(dict(), o.rej),
     conn: String(o.conn ?? ""), node: String(o.node ?? ""), v: number(o.v), pingMs: number(o.ping_ms),
     burst: number(o.rate?.burst), perSec: number(o.rate?.per_sec),
   };
@@ -74,6 +74,12 @@ export function parseFrame(text: unknown): Frame {
       f.name = o.ch;
   }
   return f;
+}
+
+// dict is an object that has what is put into it and nothing else: channels may be
+// called __proto__ or constructor.
+export function dict<T>(): Record<string, T> {
+  return Object.create(null);
 }
 
 function number(v: unknown): number {

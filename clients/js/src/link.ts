@@ -13,7 +13,7 @@ export interface Command {
   body: string;
   sent: number;
   sub?: Sub; // sub
-  names?: string[]; // sub
+  names?: string[]; // sub, unsub
   since?: Map<string, Position>; // sub: the positions of names
   chain?: Chain; // replay
 }

@@ -166,16 +166,23 @@ function wildGap(core: Core, fo: Follow, gap: Gap): void {
   let { epoch, seq } = fo.pos;
   if (gap.why === "epoch") {
     if (gap.epoch || fo.next) {
+      const live = fo.next === "";
       fo.began = epoch = gap.epoch || fo.next;
       fo.next = "";
       fo.voided = false;
+      for (const ch of core.chains.values()) {
+        // Known to the node or not: if it is, its own gap follows.
+        if (live && ch.follow === fo && ch.epoch !== epoch) ch.next = epoch;
+      }
     } else {
       fo.voided = true;
     }
     seq = 0;
   }
   fo.told = Math.max(0, gap.before - 1);
-  fo.pos = { epoch, seq: Math.max(seq, fo.told) };
+  // A gap further on leaves the position: messages before it may still be on their
+  // way, of channels not seen.
+  fo.pos = { epoch, seq: gap.why === "epoch" || gap.after <= seq ? Math.max(seq, fo.told) : seq };
   core.gap(fo, undefined, gap);
 }
 
@@ -214,7 +221,10 @@ function takeErr(core: Core, l: Link, cmd: Command, code: string, f: Frame): voi
   if (code === "rate_limited" || (code === "limit" && f.retryMs > 0)) {
     core.stats.rateLimited++;
     l.paused = Math.max(l.paused, Date.now() + Math.max(f.retryMs, 10));
-    if (!cmd.sub?.gone) l.outbox.unshift(cmd);
+    if (cmd.op === "unsub") {
+      // But for what is wanted again: the server has had that command too.
+      l.unsubs.unshift(...cmd.names!.filter((name) => !core.byName.has(name)));
+    } else if (!cmd.sub?.gone) l.outbox.unshift(cmd);
     return;
   }
   switch (cmd.op) {

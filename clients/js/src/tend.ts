@@ -1,4 +1,5 @@
 import type { Core } from "./core.js";
+import { dict } from "./frames.js";
 import type { Link } from "./link.js";
 import { begin, covering, Follow, owner, type Sub } from "./subscribe.js";
 import { OdinError, type Position, type Positions, type Token } from "./types.js";
@@ -99,7 +100,8 @@ function planUnsubs(core: Core, l: Link): void {
       size += l.unsubs[n]!.length + 3;
       if (size > bodyLimit(core)) break;
     }
-    l.push({ op: "unsub" }, { ch: l.unsubs.splice(0, Math.max(1, n)) });
+    const names = l.unsubs.splice(0, Math.max(1, n));
+    l.push({ op: "unsub", names }, { ch: names });
   }
 }
 
@@ -108,14 +110,14 @@ function planUnsubs(core: Core, l: Link): void {
 function planSub(core: Core, l: Link, s: Sub, now: number): void {
   const most = bodyLimit(core) - 256;
   let batch: Follow[] = [];
-  let since: Positions = {};
+  let since: Positions = dict(); // __proto__ is a channel's name like any other
   let size = 0;
   const flush = () => {
     if (batch.length === 0) return;
     const names = batch.map((f) => f.name);
     for (const f of batch) f.state = "asked";
     l.push(
-      { op: "sub", sub: s, names, since: new Map(names.filter((n) => since[n]).map((n) => [n, since[n]!])) },
+      { op: "sub", sub: s, names, since: new Map(names.filter((n) => n in since).map((n) => [n, since[n]!])) },
       {
         ch: names,
         ...(Object.keys(since).length > 0 && { since }),
@@ -125,7 +127,7 @@ function planSub(core: Core, l: Link, s: Sub, now: number): void {
       },
     );
     batch = [];
-    since = {};
+    since = dict();
     size = 0;
   };
   const put = (f: Follow, own: Map<string, Position>, n: number) => {

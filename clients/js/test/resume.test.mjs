@@ -103,6 +103,37 @@ test("another epoch, by its name", async (t) => {
   assert.deepEqual(c.positions(), { a: at("e8", 8), "w.*": at("e8", 6), "w.x": at("e8", 6), "w.y": at("e8", 9) });
 });
 
+test("a wildcard is told under a connection", async (t) => {
+  const { c, conn, r } = await following(t, "w.*");
+  conn.msg("w.x", 101, 100);
+  conn.gap("w.*", 150, 160, "broker");
+  await r.want("w.x 101", "gap w.* 150 160 broker");
+  // What came before 150 may still be on its way: the position is what it was.
+  assert.deepEqual(c.positions(), { "w.*": at("e7", 100), "w.x": at("e7", 101) });
+  const epoch = (ch, after, before) => conn.send({ t: "gap", ch, after, before, why: "epoch", epoch: "e8" });
+  conn.msg("w.y", 155, 120);
+  epoch("w.*", 160, 3);
+  conn.msg("w.x", 4, 0); // the node does not know it, so only the wildcard's gap says so
+  epoch("w.y", 155, 3);
+  conn.msg("w.y", 5, 1);
+  await r.want("w.y 155", "gap w.* 160 3 epoch", "w.x 4", "gap w.y 155 3 epoch", "w.y 5");
+  assert.deepEqual(c.positions(), { "w.*": at("e8", 2), "w.x": at("e8", 4), "w.y": at("e8", 5) });
+});
+
+test("a channel may be called anything", async (t) => {
+  const names = ["__proto__", "constructor", "toString"];
+  const { s, c, conn, r } = await following(t, ...names);
+  for (const name of names) conn.msg(name, 101, 100);
+  await r.want(...names.map((name) => `${name} 101`));
+  conn.ws.terminate();
+  await r.want("error network");
+  const o = await (await s.accept()).expect("sub");
+  for (const name of names) {
+    assert.deepEqual(Object.getOwnPropertyDescriptor(o.since, name)?.value, at("e7", 101));
+    assert.deepEqual(Object.getOwnPropertyDescriptor(c.positions(), name)?.value, at("e7", 101));
+  }
+});
+
 test("another epoch under a connection", async (t) => {
   const { s, c, conn, r } = await following(t, "a", "w.*");
   conn.msg("w.x", 101, 100);
