@@ -239,6 +239,10 @@ func (s *server) makeChannels(ctx context.Context, names []string) error {
 	return err
 }
 
+// stormProcesses is over how many processes the clients of a storm are spread: one,
+// on one core, would be the bound of what is measured.
+const stormProcesses = 2
+
 // playStorm measures arrivals.
 func playStorm(ctx context.Context, b *bench, c contender) ([]Sample, error) {
 	s, err := b.begin(ctx, c, need{})
@@ -255,6 +259,7 @@ func playStorm(ctx context.Context, b *bench, c contender) ([]Sample, error) {
 	}
 	cfg := crowd(s, b.Connections)
 	cfg.Pause, cfg.InFlight = 0, 512
+	cfg.Processes = stormProcesses
 	h, err := b.gather(cfg)
 	if err != nil {
 		return nil, err

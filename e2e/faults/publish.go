@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -89,8 +90,8 @@ func (p *publisher) loop(id uint64) {
 		}
 		batch := p.again
 		p.again = nil
+		most := min(500, max(1, 4<<20/p.size)) // a batch has at most 8 MiB
 		if !p.stopped.Load() && len(batch) < maxAgain {
-			most := min(500, max(1, 4<<20/p.size)) // a batch has at most 8 MiB
 			n := most
 			if rate > 0 {
 				n = min(most, int(time.Since(began).Seconds()*float64(rate)-made))
@@ -109,8 +110,8 @@ func (p *publisher) loop(id uint64) {
 			}
 			return
 		}
-		if len(batch) > 0 {
-			p.send(batch)
+		for part := range slices.Chunk(batch, most) {
+			p.send(part)
 		}
 		if len(p.again) > 0 {
 			time.Sleep(5 * tick)
@@ -161,6 +162,9 @@ func (p *publisher) send(batch []*item) {
 			}
 		}
 		code = ""
+	case err == nil && status == http.StatusRequestEntityTooLarge:
+		p.r.fault("a batch of %d items and %d bytes is too large", len(batch), body.Len())
+		code = "broker_down"
 	case err == nil: // refused as a whole
 		code = "broker_down"
 	case strings.Contains(err.Error(), "connection refused"):
