@@ -259,7 +259,9 @@ func playStorm(ctx context.Context, b *bench, c contender) ([]Sample, error) {
 	}
 	cfg := crowd(s, b.Connections)
 	cfg.Pause, cfg.InFlight = 0, 512
-	cfg.Processes = stormProcesses
+	if len(b.Child) > 0 {
+		cfg.Processes = stormProcesses
+	}
 	h, err := b.gather(cfg)
 	if err != nil {
 		return nil, err
