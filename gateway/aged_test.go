@@ -106,7 +106,7 @@ func TestWildcardsAreTold(t *testing.T) {
 func TestSubscribedBeforeTheBroker(t *testing.T) {
 	fake := brokertest.NewFake()
 	fake.SetDown(errors.New("not yet"))
-	g := newTestGatewayOver(t, fake, nil)
+	g := startTestGateway(t, fake, nil)
 	c := g.dial()
 	c.say(`{"op":"sub","id":1,"ch":["x","t.*"]}`)
 	if f := c.want("ack"); f.acks()["x"].Epoch != "" {

@@ -33,6 +33,14 @@ func newTestGateway(t *testing.T, change func(*Config)) *testGateway {
 // newTestGatewayOver is newTestGateway with a broker that may hold something.
 func newTestGatewayOver(t *testing.T, fake *brokertest.Fake, change func(*Config)) *testGateway {
 	t.Helper()
+	g := startTestGateway(t, fake, change)
+	g.eventually("the broker's epoch", func() bool { return g.hub.Epoch() != "" })
+	return g
+}
+
+// startTestGateway is newTestGatewayOver without waiting for the broker.
+func startTestGateway(t *testing.T, fake *brokertest.Fake, change func(*Config)) *testGateway {
+	t.Helper()
 	cfg := DefaultConfig()
 	cfg.Addr, cfg.AdminAddr = "127.0.0.1:0", "127.0.0.1:0"
 	cfg.Broker = fake
@@ -58,11 +66,7 @@ func newTestGatewayOver(t *testing.T, fake *brokertest.Fake, change func(*Config
 			t.Errorf("shutdown: %v", err)
 		}
 	})
-	tg := &testGateway{Gateway: g, t: t, broker: fake}
-	if fake.State().Connected {
-		tg.eventually("the broker's epoch", func() bool { return g.hub.Epoch() != "" })
-	}
-	return tg
+	return &testGateway{Gateway: g, t: t, broker: fake}
 }
 
 // eventually waits for a condition.
