@@ -381,7 +381,10 @@ func playIngest(ctx context.Context, b *bench, c contender) ([]Sample, error) {
 		return nil, err
 	}
 	if v["delivered"] != 1 {
-		return nil, fmt.Errorf("all %d messages were acknowledged and %.0f delivered", sent, v["frames"])
+		time.Sleep(5 * time.Second) // late is one thing, lost another
+		now := h.Counts()
+		return nil, fmt.Errorf("all %d messages were acknowledged and %.0f delivered before a second without any; %d after 5 s more, %.0f of %d subscribers cut",
+			sent, v["frames"], now.Frames-m.from.Frames, v["cut"], channels)
 	}
 	// Whichever came last, the acknowledgement or the frame.
 	v["messages_per_second"] = min(float64(sent)/took.Seconds(), v["frames_per_second"])
