@@ -167,3 +167,22 @@ func TestWildcardResumeAheadOfThisNode(t *testing.T) {
 		t.Error(f.raw)
 	}
 }
+
+// After a loss the last message is still the last: who asks for it gets it, and then
+// hears what may be missing behind it.
+func TestSnapBehindALoss(t *testing.T) {
+	g := newTestGateway(t, nil)
+	g.publish("x", `1`)
+	last := g.publish("x", `2`)
+	g.eventually("delivery", func() bool { return g.hub.Head() == last })
+	g.hub.Lost(last, last+10)
+	c := g.dial()
+	c.say(`{"op":"sub","id":1,"ch":["x"],"snap":true}`)
+	c.want("ack")
+	if f := c.want("msg"); f.Seq != last {
+		t.Error(f.raw)
+	}
+	if f := c.want("gap"); f.After != last || f.Before != last+10 || f.Why != channel.WhyBroker {
+		t.Error(f.raw)
+	}
+}

@@ -30,6 +30,7 @@ type reach struct {
 	err         error  // it did not answer
 	streamEpoch string // what the stream's leader says of itself
 	first, last uint64
+	epoch       string            // the node's when heads were asked for
 	heads       map[string]uint64 // newest stored sequence, of those asked for
 	vouched     map[string]uint64 // by prefix: the node knows all channels with anything from its base so high on
 }
@@ -78,13 +79,23 @@ func (s *shard) questions(c *slot, cmd *wire.Command) (q questions) {
 		if since && p.Epoch == epoch {
 			_, _, complete := ch.After(p.Seq)
 			q.positions = q.positions || !complete
-		} else if _, last := ch.Head(); cmd.Snap && !since && last > 0 {
-			if _, _, complete := ch.After(last - 1); !complete {
+		} else if _, head := ch.Head(); cmd.Snap && !since && head > 0 {
+			if _, has := newest(ch); !has {
 				q.heads = append(q.heads, name)
 			}
 		}
 	})
 	return q
+}
+
+// newest is where a channel's newest message is in its log, if it has it.
+func newest(ch *channel.Channel) (at place, has bool) {
+	last := ch.Newest()
+	if last == 0 {
+		return place{}, false
+	}
+	ord, _, complete := ch.After(last - 1)
+	return place{ord: ord, seq: last - 1}, complete
 }
 
 // matchOlder reports whether a channel of a prefix has a log that begins after
@@ -105,6 +116,7 @@ const lookupTimeout = 3 * time.Second
 func (g *Gateway) ask(q questions, cmd *wire.Command) (k reach) {
 	ctx, cancel := context.WithTimeout(context.Background(), lookupTimeout)
 	defer cancel()
+	k.epoch = g.hub.Epoch()
 	if q.positions {
 		g.askLeader(ctx, cmd, &k)
 	}

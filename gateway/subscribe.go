@@ -347,10 +347,10 @@ func (s *shard) subOne(r connRef, c *slot, cmd *subCommand, ch *channel.Channel,
 		}
 	case cmd.Snap && head > 0:
 		// The last message comes first: from the log, or the stream.
-		if ord, _, complete := ch.After(head - 1); complete {
-			to.ord, to.seq = ord, head-1
-		} else if cmd.heads[ch.Name] == head {
-			to.seq, to.flags = head-1, flags|pastSub
+		if at, has := newest(ch); has {
+			to.ord, to.seq = at.ord, at.seq
+		} else if last := cmd.heads[ch.Name]; last > 0 && last <= head && cmd.reach.epoch == cmd.epoch {
+			to.seq, to.flags = last-1, flags|pastSub
 		}
 	}
 	cmd.gaps = s.enter(c, r, sc, to, cmd.gaps)

@@ -56,7 +56,11 @@ func (s *shard) subWild(r connRef, c *slot, cmd *subCommand, name, prefix string
 		case pos.Seq < base && !cmd.holds(pos.Seq):
 			// A channel all of whose messages have aged out is one nobody knows of.
 			j.lost()
-			cmd.gaps = wire.AppendGap(cmd.gaps, name, pos.Seq, min(cmd.first, base+1), channel.WhyEvicted)
+			before := base + 1
+			if cmd.err == nil {
+				before = min(cmd.first, before)
+			}
+			cmd.gaps = wire.AppendGap(cmd.gaps, name, pos.Seq, before, channel.WhyEvicted)
 			s.g.count.GapsEvicted.Add(1)
 		}
 	}
@@ -181,17 +185,14 @@ func (s *shard) tellMissed() {
 
 // tellWild tells the followers of a wildcard what they miss of name.
 func (s *shard) tellWild(name string, members []wildMember, m *channel.Missed) {
-	why := channel.WhyEvicted
-	var frame []byte
-	switch {
-	case m.Epoch != "":
+	why := channel.WhyBroker
+	if m.Channel != "" {
+		why = channel.WhyEvicted
+	}
+	frame := wire.AppendGap(nil, name, m.After, m.Before, why)
+	if m.Epoch != "" {
 		why = channel.WhyEpoch
 		frame = wire.AppendEpochGap(nil, name, m.After, m.Before, m.Epoch)
-	case m.Channel == "":
-		why = channel.WhyBroker
-		fallthrough
-	default:
-		frame = wire.AppendGap(nil, name, m.After, m.Before, why)
 	}
 	for _, w := range slices.Clone(members) { // who doesn't take it is taken out
 		if c := s.slots.get(w.connRef); c != nil && c.state == stateOpen {

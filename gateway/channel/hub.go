@@ -345,9 +345,10 @@ func (h *Hub) Missing(shard int) bool {
 	return len(in.lost) > 0
 }
 
-// Take appends what was left for a shard to dirty and added and empties the
-// inbox but for what TakeMissed returns. Every channel in dirty has entries the shard has not seen, or had; the
-// mark is taken back, so an entry after this call marks it again.
+// Take appends what was left for a shard to dirty and added and empties the inbox
+// but for what TakeMissed returns. Every channel in dirty has entries the shard has
+// not seen, or had; the mark is taken back, so an entry after this call marks it
+// again. Those in added are to be given to Matched.
 func (h *Hub) Take(shard int, dirty, added []*Channel) (d, a []*Channel) {
 	in := &h.inboxes[shard]
 	in.mu.Lock()
@@ -441,6 +442,9 @@ func (h *Hub) add(name string, seq uint64, bare, guess bool) *Channel {
 		ch.debut.seq = 0 // told so also when the entry below is trimmed by then
 	} else {
 		ch.origin.Store(seq)
+		if !guess {
+			ch.newest = seq
+		}
 	}
 	h.mu.Lock()
 	if len(h.channels) >= h.cfg.MaxChannels && !h.forgetOne() {

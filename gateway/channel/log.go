@@ -11,7 +11,8 @@ type Log struct {
 	mu        sync.Mutex
 	chunks    []*chunk // oldest first
 	next      uint64   // ordinal of the entry to come
-	seq       uint64   // sequence of the newest message, the channel's head
+	seq       uint64   // the channel's head: of the newest message, or of the end of a hole behind it
+	newest    uint64   // of the newest message; 0: none in this epoch, or not known
 	epochOrd  uint64   // ordinal of the first entry of this epoch; a chunk begins there
 	epochPrev uint64   // the head when the last epoch ended
 	reborn    string   // this epoch's name, if the entry at epochOrd says that there was another
@@ -156,6 +157,14 @@ func (l *Log) Head() (next, seq uint64) {
 	return l.next, l.seq
 }
 
+// Newest returns the sequence of the newest message, which is not the head where
+// something was lost behind it; 0 when none is known.
+func (l *Log) Newest() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.newest
+}
+
 // Rejoin says where a reader whose position from was trimmed away goes on, and
 // that it misses what is before the sequence before; newEpoch names the epoch if
 // its own sequence is of one that ended unseen.
@@ -267,6 +276,8 @@ func (l *Log) publish(entry []byte, seq uint64, now int64, note bool) {
 	l.mu.Lock()
 	if note {
 		l.notes = append(l.notes, l.next)
+	} else {
+		l.newest = seq
 	}
 	grown := cap(c.offs)
 	c.offs = append(c.offs, uint32(len(c.buf)))

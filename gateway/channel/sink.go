@@ -64,7 +64,7 @@ func (h *Hub) beginEpoch(epoch string, head uint64) {
 	for _, ch := range h.all() {
 		old := ch.seq
 		ch.mu.Lock()
-		ch.seq, ch.epochOrd, ch.epochPrev, ch.reborn = head, ch.next, old, epoch
+		ch.seq, ch.newest, ch.epochOrd, ch.epochPrev, ch.reborn = head, 0, ch.next, old, epoch
 		ch.mu.Unlock()
 		ch.from, ch.upTo = 0, head
 		ch.origin.Store(head)
