@@ -18,8 +18,9 @@ import (
 // nothing newer goes out before a hole is filled; nothing of an old life of the
 // stream goes out after Open with a new one.
 type delivery struct {
-	b    *Broker
-	live chan *nats.Msg // odin.out.> and the advisories; more waits in the client library, which drops what is too much
+	b        *Broker
+	live     chan *nats.Msg // odin.out.> and the advisories; more waits in the client library, which drops what is too much
+	overflow chan struct{}  // the live queue was too short: messages are missing
 
 	epoch    string // of the last Open, "" before the first
 	created  int64  // when that life of the stream began, Unix ns
@@ -35,7 +36,7 @@ type delivery struct {
 	// The audit's memory.
 	behind    uint64    // stream's last at the audit before, if we were behind it
 	rollback  time.Time // since when the stream's last is less than ours
-	suspect   bool      // a live message had no readable stamp
+	suspect   bool      // a live message is missing, or had no readable stamp
 	silent    int       // audits in a row that got no answer
 	quietFrom uint64    // last at the tick before
 
@@ -51,8 +52,9 @@ const liveHandoff = 64
 
 func newDelivery(b *Broker) *delivery {
 	return &delivery{
-		b:    b,
-		live: make(chan *nats.Msg, min(liveHandoff, b.cfg.Queue)),
+		b:        b,
+		live:     make(chan *nats.Msg, min(liveHandoff, b.cfg.Queue)),
+		overflow: make(chan struct{}, 1),
 	}
 }
 
@@ -108,7 +110,12 @@ func (d *delivery) serve(ctx context.Context) error {
 		var err error
 		select {
 		case m := <-d.live:
-			err = d.take(ctx, m)
+			if err = d.take(ctx, m); err == nil {
+				err = d.ask(ctx)
+			}
+		case <-d.overflow:
+			d.suspect = true
+			err = d.ask(ctx)
 		case <-tick.C:
 			err = d.tick(ctx)
 		case <-ctx.Done():
@@ -147,7 +154,8 @@ func (d *delivery) take(ctx context.Context, m *nats.Msg) error {
 	}
 	if !ok || st.subject[min(len(inPrefix), len(st.subject)):] != channel {
 		// Its number will be missing; the next message or the audit shows it.
-		return d.doubt(ctx)
+		d.suspect = true
+		return nil
 	}
 	if st.time < d.created {
 		d.b.counters.duplicates.Add(1) // of an earlier life, still in the channel
@@ -166,7 +174,8 @@ func (d *delivery) take(ctx context.Context, m *nats.Msg) error {
 			// The stream doesn't have it: someone else wrote to odin.out, or a new
 			// leader has yet to catch up with itself. If it is real the audits find it.
 			d.b.cfg.Log.Debug("a message the stream doesn't have", "seq", st.seq, "last", in.last)
-			return d.doubt(ctx)
+			d.suspect = true
+			return nil
 		}
 	}
 	switch {
@@ -185,14 +194,13 @@ func (d *delivery) take(ctx context.Context, m *nats.Msg) error {
 	return nil
 }
 
-// doubt is for a live message that can't be used: it may stand for one that is
-// missing.
-func (d *delivery) doubt(ctx context.Context) error {
-	d.suspect = true
-	if len(d.live) == 0 {
-		return d.audit(ctx, true)
+// ask audits at once when a message is missing, or may be, and all that has come is
+// taken: with the last of a burst no other follows that would show the hole.
+func (d *delivery) ask(ctx context.Context) error {
+	if !d.suspect || len(d.live) > 0 {
+		return nil
 	}
-	return nil
+	return d.audit(ctx, true)
 }
 
 // deliver hands the message with sequence last+1 to the Sink.

@@ -159,6 +159,10 @@ func (d *delivery) subscribe(nc *nats.Conn) error {
 	nc.SetErrorHandler(func(_ *nats.Conn, sub *nats.Subscription, err error) {
 		if errors.Is(err, nats.ErrSlowConsumer) {
 			d.b.counters.overflows.Add(1)
+			select {
+			case d.overflow <- struct{}{}:
+			default:
+			}
 		}
 	})
 	take := func(m *nats.Msg) {

@@ -145,6 +145,22 @@ func TestForgedHeaders(t *testing.T) {
 	}
 }
 
+// TestOverflowAtTheEnd: what the live queue dropped of a burst's end is fetched at
+// once; no message follows that would show the hole, and the audit is a minute away.
+func TestOverflowAtTheEnd(t *testing.T) {
+	r := start(t, func(c *Config) { c.Queue, c.Audit = 4, time.Minute })
+	r.put(t, "a", `0`)
+	brokertest.Wait(t, "it arrives", func() bool { return r.sink.Reached(1) })
+	unblock := r.sink.Block()
+	var last uint64
+	for range 50 {
+		last = r.put(t, "a", `1`).Seq
+	}
+	brokertest.Wait(t, "the queue overflows", func() bool { return r.Counters().Overflows > 0 })
+	unblock()
+	brokertest.Wait(t, "all arrive", func() bool { return r.sink.Reached(last) })
+}
+
 // TestLastForgedMessage: nothing after it shows that it is missing.
 func TestLastForgedMessage(t *testing.T) {
 	r := start(t, nil)
