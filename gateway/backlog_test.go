@@ -42,28 +42,31 @@ func newScriptedShard(t testing.TB, n int, backlog int64, wrap func(*netpolltest
 	g.hub.Live()
 	s.publish(`0`)
 	for range n {
-		sock := k.Socket()
-		s.socks = append(s.socks, sock)
-		s.hand([]int{sock.FD()})
-		s.settle()
-		sock.Send([]byte("GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
-			"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"))
-		sub := `{"op":"sub","id":1,"ch":["x"]}`
-		sock.Send(append([]byte{0x81, 0x80 | byte(len(sub)), 0, 0, 0, 0}, sub...))
-		s.settle()
-		if got := string(sock.Taken()); !strings.Contains(got, `"t":"ack"`) {
-			t.Fatalf("no ack: %q", got)
-		}
+		s.socks = append(s.socks, s.connect())
 	}
-	// A tick looks at so many sockets at most.
-	for range 1 + n/100 {
-		s.tick(sweepTicks)
-	}
+	s.post(func(s *shard) { s.reclaim(n) }) // nobody would, as far from the budget as this
+	s.settle()
 	if used := g.backlog.used.Load(); used != 0 {
 		t.Fatalf("%d bytes charged to sockets that hold nothing", used)
 	}
 	g.backlog.limit.Store(backlog)
 	return s
+}
+
+// connect is one more client, subscribed.
+func (s *stalledShard) connect() *netpolltest.Socket {
+	sock := s.k.Socket()
+	s.hand([]int{sock.FD()})
+	s.settle()
+	sock.Send([]byte("GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
+		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"))
+	sub := `{"op":"sub","id":1,"ch":["x"]}`
+	sock.Send(append([]byte{0x81, 0x80 | byte(len(sub)), 0, 0, 0, 0}, sub...))
+	s.settle()
+	if got := string(sock.Taken()); !strings.Contains(got, `"t":"ack"`) {
+		s.t.Fatalf("no ack: %q", got)
+	}
+	return sock
 }
 
 func (s *stalledShard) publish(data string) {
@@ -130,6 +133,26 @@ func TestBacklogHoldsBack(t *testing.T) {
 	s.tick(sweepTicks)
 	if used := s.g.backlog.used.Load(); used != 0 {
 		t.Fatalf("%d bytes charged at rest", used)
+	}
+}
+
+// Far from the budget no socket is asked what it holds, and those that come and go
+// leave nothing behind.
+func TestBacklogFarFromBudget(t *testing.T) {
+	s := newStalledShard(t, 1, 64<<20)
+	s.socks[0].SetQueued(0)
+	s.publish(`1`)
+	s.settle()
+	for range 20 * reclaimHard {
+		s.connect().Reset()
+		s.settle()
+	}
+	s.tick(1)
+	if n := s.charged.len(); n > 2+reclaimHard+1 {
+		t.Errorf("%d connections are queued as charged, and one is there", n)
+	}
+	if used := s.g.backlog.used.Load(); used == 0 || used > int64(s.sendPages(s.slots.at(0)))*page {
+		t.Errorf("%d bytes charged to one connection, which nobody asked", used)
 	}
 }
 

@@ -144,6 +144,9 @@ func (s *shard) sweepSlow() {
 		if c.state == stateOpen && c.flags&flagHeld == 0 && s.now-c.wroteAt <= sweepTicks {
 			s.follow(&l, c)
 		}
+		if c.sendShift > 0 && c.flags&flagCharged != 0 && (s.now+l.index)%sweepTicks == 0 {
+			s.measure(c) // for acknowledges: nobody else asks while the budget is far
+		}
 		kept = append(kept, l)
 		switch {
 		case c.state != stateOpen || c.flags&flagHeld != 0:

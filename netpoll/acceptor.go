@@ -149,8 +149,8 @@ func (a *Acceptor) refuse() {
 			// What has come already is read, or the close would send a reset
 			// that overtakes the refusal.
 			var request [4096]byte
-			rawRead(fd, request[:])
-			rawWrite(fd, a.cfg.Refusal(request[:0]))
+			rawRecv(fd, request[:])
+			rawSend(fd, a.cfg.Refusal(request[:0]))
 			unix.Shutdown(fd, unix.SHUT_WR)
 			unix.Close(fd)
 			a.refused.Add(1)

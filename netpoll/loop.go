@@ -39,6 +39,7 @@ type epollLoop struct {
 
 	// Owned by the loop's goroutine.
 	iov [MaxIovecs]unix.Iovec
+	msg unix.Msghdr // over iov
 
 	// Any goroutine.
 	woken   atomic.Bool // a wake is on its way; Mail not called yet
@@ -167,8 +168,8 @@ func (l *epollLoop) Add(fd int, token uint64) error {
 
 func (l *epollLoop) Del(fd int) error { return l.ep.Del(fd) }
 
-func (l *epollLoop) Read(fd int, p []byte) (int, error)  { return rawRead(fd, p) }
-func (l *epollLoop) Write(fd int, p []byte) (int, error) { return rawWrite(fd, p) }
+func (l *epollLoop) Read(fd int, p []byte) (int, error)  { return rawRecv(fd, p) }
+func (l *epollLoop) Write(fd int, p []byte) (int, error) { return rawSend(fd, p) }
 
 func (l *epollLoop) Writev(fd int, bufs [][]byte) (int, error) {
 	n := 0
@@ -186,7 +187,9 @@ func (l *epollLoop) Writev(fd int, bufs [][]byte) (int, error) {
 	if n == 0 {
 		return 0, nil
 	}
-	written, err := rawWritev(fd, l.iov[:n])
+	l.msg.Iov = &l.iov[0]
+	l.msg.SetIovlen(n)
+	written, err := rawSendv(fd, &l.msg)
 	for i := range l.iov[:n] {
 		l.iov[i].Base = nil // don't keep chunks alive
 	}

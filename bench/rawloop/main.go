@@ -1,5 +1,5 @@
 // Command rawloop is the floor that the gateway is measured against: WebSocket
-// upgrades, descriptors in a list, and one write(2) for each frame and client.
+// upgrades, descriptors in a list, and one sendto(2) for each frame and client.
 // Short texts a client sends come back. Nothing else: no channels, no numbers, no
 // replay, no limits, no care for slow readers, no patience with half a frame. It
 // exists to be compared with, not to be used. It speaks the wire of bench/peers.
@@ -91,7 +91,7 @@ func (l *loop) add(fd int) error {
 // read sends back what a client says, and forgets the client when it is gone.
 func (l *loop) read(fd int) {
 	var buf [4096]byte
-	n, _, errno := unix.RawSyscall(unix.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(&buf)), uintptr(len(buf)))
+	n, _, errno := unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(&buf)), uintptr(len(buf)), 0, 0, 0)
 	if errno == unix.EAGAIN || errno == 0 && n > 0 && echo(fd, buf[:n]) {
 		return
 	}
@@ -131,7 +131,7 @@ func echo(fd int, b []byte) bool {
 			if start == 4 {
 				out[2], out[3] = byte(size>>8), byte(size)
 			}
-			n, _, errno := unix.RawSyscall(unix.SYS_WRITE, uintptr(fd), uintptr(unsafe.Pointer(&out[0])), uintptr(len(out)))
+			n, _, errno := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(&out[0])), uintptr(len(out)), unix.MSG_NOSIGNAL, 0, 0)
 			if errno != 0 || int(n) != len(out) {
 				return false
 			}
@@ -149,7 +149,7 @@ func (l *loop) broadcast(frame []byte) (sent, failed int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, fd := range l.fds {
-		n, _, errno := unix.RawSyscall(unix.SYS_WRITE, uintptr(fd), uintptr(unsafe.Pointer(&frame[0])), uintptr(len(frame)))
+		n, _, errno := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(&frame[0])), uintptr(len(frame)), unix.MSG_NOSIGNAL, 0, 0)
 		if errno != 0 || int(n) != len(frame) {
 			failed++
 		} else {
@@ -235,6 +235,9 @@ type blocking int
 
 func (fd blocking) Read(p []byte) (int, error) {
 	n, err := unix.Read(int(fd), p)
+	for err == unix.EINTR { // with SO_RCVTIMEO the kernel doesn't go on after a signal
+		n, err = unix.Read(int(fd), p)
+	}
 	if n <= 0 && err == nil {
 		err = net.ErrClosed
 	}
