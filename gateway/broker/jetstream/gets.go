@@ -108,19 +108,35 @@ func (c *client) openGets(nc *nats.Conn) error {
 // getBatch sends one batched direct get and waits for all of its answer, at
 // most requestTimeout. Whichever replica answers may be behind the others.
 func (c *client) getBatch(ctx context.Context, req getRequest) (*batch, error) {
-	nc, err := c.usable()
+	b, n, err := c.askBatch(req)
 	if err != nil {
 		return nil, err
+	}
+	return b, c.awaitBatch(ctx, b, n)
+}
+
+// askBatch sends a batched direct get, as number n. awaitBatch or gets.end must
+// follow.
+func (c *client) askBatch(req getRequest) (b *batch, n uint64, err error) {
+	nc, err := c.usable()
+	if err != nil {
+		return nil, 0, err
 	}
 	body, err := json.Marshal(req)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	b, n := c.gets.begin()
+	b, n = c.gets.begin()
 	if err := nc.PublishRequest(directGet, c.gets.prefix+strconv.FormatUint(n, 36), body); err != nil {
 		c.gets.end(n, 0, nil)
-		return nil, fmt.Errorf("%w: direct get: %w", broker.ErrDown, err)
+		return nil, 0, fmt.Errorf("%w: direct get: %w", broker.ErrDown, err)
 	}
+	return b, n, nil
+}
+
+// awaitBatch waits for all of the answer to number n, at most requestTimeout from
+// now.
+func (c *client) awaitBatch(ctx context.Context, b *batch, n uint64) error {
 	timer := time.NewTimer(requestTimeout)
 	defer timer.Stop()
 	select {
@@ -131,7 +147,7 @@ func (c *client) getBatch(ctx context.Context, req getRequest) (*batch, error) {
 		c.gets.end(n, 0, context.Cause(ctx))
 	}
 	<-b.done // closed by now; orders what others wrote before what we read
-	return b, b.err
+	return b.err
 }
 
 // lastBefore reads the newest message with Seq <= upTo of each subject (0 means

@@ -20,7 +20,8 @@ type queues struct {
 	unacked int64 // published and not acked yet; callers wait
 	live    int64 // of payload delivered and not taken yet; beyond it dropped and read again
 	liveN   int   // the same in messages, for what they have beside the payload
-	fetch   int   // one batched direct get of the delivery's
+	fetch   int   // the delivery's batched direct gets under way
+	depth   int   // how many those are
 	reads   int64 // all other batched direct gets under way
 }
 
@@ -38,8 +39,9 @@ func (c Config) queues() queues {
 		q = queues{pending: 4 * eighth, stream: eighth, unacked: eighth / 2, live: eighth, fetch: int(min(fetchBytes, eighth))}
 	}
 	q.liveN = int(max(1, min(int64(c.Queue), q.live/liveMessage)))
-	// A fetch may pass its bytes by one message, and so may a read.
-	q.pending = max(q.pending, 4*longest, int64(q.fetch)+pageBytes+2*longest)
+	// Each of a fetch may pass its bytes by one message, and so may a read.
+	q.depth = int(max(1, min(fetchDepth, int64(q.fetch)/longest)))
+	q.pending = max(q.pending, 4*longest, int64(q.fetch)+pageBytes+int64(q.depth+1)*longest)
 	q.unacked = max(q.unacked, longest)
 	q.stream = max(q.stream, 2*q.unacked)
 	q.live = max(q.live, 2*longest)

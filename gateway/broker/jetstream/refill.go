@@ -10,7 +10,8 @@ import (
 
 const (
 	fetchBatch = 1000    // messages one batched direct get asks for; with a witness less than the server's 1024 for multi_last
-	fetchBytes = 4 << 20 // bytes it asks for at most, see queues
+	fetchBytes = 4 << 20 // bytes asked for at most by all that are under way, see queues
+	fetchDepth = 4       // how many are under way at most: one after the other, a node that was outrun reads more slowly than others publish, and is never done
 	lagRetry   = 50 * time.Millisecond
 )
 
@@ -23,8 +24,11 @@ type got struct {
 // fill delivers what the stream has between last and before, and names the
 // rest as lost. It returns errNewLife when the stream turned out to be another.
 func (d *delivery) fill(ctx context.Context, before uint64) error {
+	q := d.b.cfg.queues()
+	f := fetcher{c: &d.b.client, each: fetchBatch, size: q.fetch / q.depth, depth: q.depth}
+	defer f.drop()
 	for d.last+1 < before {
-		batch, err := d.fetch(ctx, d.last+1, before)
+		batch, err := f.fetch(ctx, d.last+1, before)
 		if err != nil {
 			return err
 		}
@@ -50,23 +54,72 @@ func (d *delivery) fill(ctx context.Context, before uint64) error {
 	return nil
 }
 
-// fetch reads consecutive messages from sequence from on by batched direct get.
-// It stops before the first that is missing or unreadable; none is not an error.
-func (d *delivery) fetch(ctx context.Context, from, before uint64) ([]got, error) {
-	n := int(min(before-from, fetchBatch))
-	b, err := d.b.getBatch(ctx, getRequest{Seq: from, Batch: n, MaxBytes: d.b.cfg.queues().fetch})
-	if err != nil {
+// fetcher reads a stretch of the stream by batched direct gets, some of them
+// asked for ahead.
+type fetcher struct {
+	c     *client
+	each  int // messages one asks for
+	size  int // bytes one asks for
+	depth int // how many are under way
+
+	asked []askedBatch // under way, in order, without a hole between them
+}
+
+// askedBatch is one direct get under way.
+type askedBatch struct {
+	*batch
+	number uint64
+	from   uint64
+	n      int
+}
+
+// fetch reads consecutive messages from sequence from on. It stops before the
+// first that is missing or unreadable; none is not an error.
+func (f *fetcher) fetch(ctx context.Context, from, before uint64) ([]got, error) {
+	if len(f.asked) > 0 && f.asked[0].from != from {
+		f.drop()
+	}
+	next := from
+	for _, a := range f.asked {
+		next = a.from + uint64(a.n)
+	}
+	for len(f.asked) < f.depth && next < before {
+		n := int(min(before-next, uint64(f.each)))
+		b, number, err := f.c.askBatch(getRequest{Seq: next, Batch: n, MaxBytes: f.size})
+		if err != nil {
+			return nil, err
+		}
+		f.asked = append(f.asked, askedBatch{b, number, next, n})
+		next += uint64(n)
+	}
+	a := f.asked[0]
+	f.asked = f.asked[1:]
+	if err := f.c.awaitBatch(ctx, a.batch, a.number); err != nil {
 		return nil, err
 	}
-	read := make([]got, 0, len(b.msgs))
-	for next := from; len(read) < len(b.msgs) && next < before; next++ {
-		msg, st, ok := stored(b.msgs[len(read)])
+	read := make([]got, 0, len(a.msgs))
+	for next := from; len(read) < len(a.msgs) && next < before; next++ {
+		msg, st, ok := stored(a.msgs[len(read)])
 		if !ok || msg.Seq != next {
 			break
 		}
 		read = append(read, got{msg, st.time})
 	}
+	if len(read) < a.n {
+		f.drop() // the others don't follow
+		f.each = max(1, len(read))
+	} else {
+		f.each = min(2*f.each, fetchBatch)
+	}
 	return read, nil
+}
+
+// drop gives up what is under way.
+func (f *fetcher) drop() {
+	for _, a := range f.asked {
+		f.c.gets.end(a.number, 0, nil)
+	}
+	f.asked = nil
 }
 
 // settle asks the stream's leader for the message after last. It returns the
