@@ -146,8 +146,10 @@ func (a *Acceptor) refuse() {
 		unix.Close(a.reserve)
 		a.reserve = -1
 		if fd, err := rawAccept(a.ln.fd); err == nil {
-			// What has come already is read, or the close would send a reset
-			// that overtakes the refusal.
+			// Its request is waited for, though not long, and read: an answer that
+			// comes first is noise to many clients, and a close with the request
+			// unread would send a reset that overtakes it.
+			unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(acceptBackoff.Milliseconds()))
 			var request [4096]byte
 			rawRecv(fd, request[:])
 			rawSend(fd, a.cfg.Refusal(request[:0]))

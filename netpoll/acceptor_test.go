@@ -243,6 +243,26 @@ func exhausted() int {
 	if n, err := unix.Read(late[16], buf); err != nil || string(buf[:n]) != childRefusal {
 		bad("told %q, %v the second time", buf[:max(n, 0)], err)
 	}
+	// Its request is waited for, a few milliseconds: who is told before it has asked
+	// may not listen. Once is enough; this process may not be run for longer.
+	waited := false
+	for _, fd := range late[17:] {
+		began := time.Now()
+		if err := unix.Connect(fd, sa); err != nil {
+			bad("connect: %v", err)
+		}
+		time.Sleep(3 * time.Millisecond)
+		n, _, _ := unix.Recvfrom(fd, buf, unix.MSG_DONTWAIT|unix.MSG_PEEK)
+		waited = waited || n <= 0 && time.Since(began) < acceptBackoff
+		unix.Write(fd, []byte("GET / HTTP/1.1\r\n\r\n"))
+		if n, err := unix.Read(fd, buf); err != nil || string(buf[:n]) != childRefusal {
+			bad("told %q, %v after a late request", buf[:max(n, 0)], err)
+		}
+		time.Sleep(2 * acceptBackoff)
+	}
+	if !waited {
+		bad("no request was waited for")
+	}
 	unix.Setrlimit(unix.RLIMIT_NOFILE, &was)
 	fmt.Printf("refused %d; 500 ms without even the reserve: %v of processor time, %d turns\n", refused, took, n)
 	unix.Close(held)

@@ -43,6 +43,7 @@ type epollLoop struct {
 
 	// Any goroutine.
 	woken   atomic.Bool // a wake is on its way; Mail not called yet
+	unwoken atomic.Bool // it isn't: the eventfd refused it
 	stopped atomic.Bool
 }
 
@@ -127,7 +128,18 @@ func (l *epollLoop) Wake() {
 	if l.woken.Swap(true) || l.stopped.Load() {
 		return
 	}
-	unix.Write(l.wakeFD, one[:]) // can't fail short of a counter at 2^64-2
+	// It can't fail short of a counter at 2^64-2, unless something stands between
+	// this process and its kernel. Then the next tick makes up for it.
+	for {
+		_, err := unix.Write(l.wakeFD, one[:])
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil && err != unix.EAGAIN {
+			l.unwoken.Store(true)
+		}
+		return
+	}
 }
 
 func (l *epollLoop) onWake(ev easygo.EpollEvent) {
@@ -150,6 +162,10 @@ func (l *epollLoop) onTimer(ev easygo.EpollEvent) {
 		return
 	}
 	l.handler.Tick(int(binary.NativeEndian.Uint64(buf[:])))
+	if l.unwoken.Swap(false) {
+		l.woken.Store(false)
+		l.handler.Mail()
+	}
 }
 
 func (l *epollLoop) Add(fd int, token uint64) error {

@@ -383,6 +383,37 @@ func TestWakeFromMail(t *testing.T) {
 	}
 }
 
+// A wake-up that the kernel refuses is late, not lost, and the next ones are neither.
+func TestRefusedWake(t *testing.T) {
+	loop, err := New(Config{Tick: 10 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	inner := loop.(*epollLoop)
+	unix.Close(inner.wakeFD)
+	var pipe [2]int
+	if err := unix.Pipe2(pipe[:], unix.O_NONBLOCK|unix.O_CLOEXEC); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(pipe[1])
+	inner.wakeFD = pipe[0] // the end that can't be written to
+	r := &recorder{mail: make(chan func(), 10)}
+	if err := loop.Start(r); err != nil {
+		t.Fatal(err)
+	}
+	defer loop.Stop()
+	for range 3 {
+		seen := make(chan struct{})
+		r.mail <- func() { close(seen) }
+		loop.Wake()
+		select {
+		case <-seen:
+		case <-time.After(5 * time.Second):
+			t.Fatal("the loop is deaf")
+		}
+	}
+}
+
 func TestTick(t *testing.T) {
 	l := newTestLoop(t, Config{Tick: 5 * time.Millisecond})
 	time.Sleep(60 * time.Millisecond)
