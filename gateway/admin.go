@@ -41,7 +41,7 @@ func (g *Gateway) startAdmin() {
 		MaxHeaderBytes:    16 << 10,
 		ErrorLog:          quietLog,
 	}
-	go g.admin.Serve(g.adminLn)
+	go g.admin.Serve(patientListener{g.adminLn})
 }
 
 func (g *Gateway) stopAdmin() {

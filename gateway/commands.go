@@ -161,7 +161,7 @@ func (s *shard) askInPool(r connRef, c *slot, cmd *wire.Command, q questions) {
 			}
 		}
 		err := g.submit(func() {
-			then := func(r connRef, c *slot, _ *wire.Command) { s.fail(r, c, 1011, "internal error") }
+			then := func(r connRef, c *slot, _ *wire.Command) { s.fail(r, c, closeInternal, "internal error") }
 			defer func() { s.post(func(*shard) { answer(then) }) }() // also after a panic
 			known := g.ask(q, &own)
 			then = func(r connRef, c *slot, cmd *wire.Command) { s.sub(r, c, cmd, known) }
@@ -184,7 +184,7 @@ func (s *shard) work(r connRef, c *slot, id wire.ID, f func() func(*shard, *slot
 	c.flags |= flagBusy
 	err := s.g.submit(func() {
 		done := func(s *shard, c *slot) {
-			s.fail(r, c, 1011, "internal error")
+			s.fail(r, c, closeInternal, "internal error")
 		}
 		// A panic in f is logged by the pool; the connection hears of it here.
 		defer func() {
@@ -217,7 +217,10 @@ func (s *shard) unbusy(r connRef, f func(*slot)) {
 	if c.state != stateOpen {
 		return
 	}
-	f(c)
+	func() {
+		defer s.survive(r)
+		f(c)
+	}()
 	if c = s.slots.get(r); c != nil && c.state == stateOpen {
 		s.resume(r, c)
 	}

@@ -25,7 +25,8 @@ type counters struct {
 	CommandErrors      atomic.Uint64 // answered err
 	RateLimited        atomic.Uint64 // commands refused for their rate
 	PoolOverloads      atomic.Uint64 // commands refused because the pool was full
-	PoolPanics         atomic.Uint64
+	PoolPanics         atomic.Uint64 // workers that panicked
+	LoopPanics         atomic.Uint64 // handlers on a shard that did
 	LookupsFailed      atomic.Uint64 // the broker didn't say where a channel stands
 	WildcardOverflow   atomic.Uint64 // new channels a wildcard matched beyond its connection's limit
 	GapsSlow           atomic.Uint64 // positions that fell off the log, and could not be had from the stream

@@ -99,6 +99,7 @@ func (s *shard) headBytes(r connRef, c *slot, b []byte) bool {
 // headDone acts on a complete head. rest is what came behind it; both may lie
 // in the ext's buffer or in the shard's.
 func (s *shard) headDone(r connRef, c *slot, head, rest []byte) {
+	defer s.survive(r)
 	req, ref := wire.ParseHead(head)
 	if ref != nil {
 		s.refuse(r, c, ref)

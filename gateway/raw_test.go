@@ -336,8 +336,8 @@ func (g *testGateway) wantNothingHeld(t *testing.T, stay, subs int) {
 			t.Fatalf("left behind: %s; want %d connections, %d subscriptions", what(), stay, subs)
 		}
 	}
-	if n := g.count.PoolPanics.Load(); n != 0 {
-		t.Errorf("%d panics in the pool", n)
+	if n, m := g.count.PoolPanics.Load(), g.count.LoopPanics.Load(); n+m != 0 {
+		t.Errorf("%d panics in the pool, %d on the loops", n, m)
 	}
 }
 

@@ -168,6 +168,7 @@ func (s *shard) resume(r connRef, c *slot) {
 
 // event acts on one message or control frame.
 func (s *shard) event(r connRef, c *slot, ev wire.Event) {
+	defer s.survive(r)
 	switch ev.Kind {
 	case wire.Message:
 		s.g.count.CommandsIn.Add(1)

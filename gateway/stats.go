@@ -73,6 +73,7 @@ type Stats struct {
 	Drained            uint64            `json:"drained"`
 	PoolOverloads      uint64            `json:"poolOverloads"`
 	PoolPanics         uint64            `json:"poolPanics"`
+	LoopPanics         uint64            `json:"loopPanics"`
 	LookupsFailed      uint64            `json:"lookupsFailed"`
 	WildcardOverflow   uint64            `json:"wildcardOverflow"`
 	LateTicks          uint64            `json:"lateTicks"`
@@ -189,6 +190,7 @@ func (g *Gateway) Stats() Stats {
 		Drained:            c.Drained.Load(),
 		PoolOverloads:      c.PoolOverloads.Load(),
 		PoolPanics:         c.PoolPanics.Load(),
+		LoopPanics:         c.LoopPanics.Load(),
 		LookupsFailed:      c.LookupsFailed.Load(),
 		WildcardOverflow:   c.WildcardOverflow.Load(),
 		LateTicks:          c.LateTicks.Load(),
