@@ -8,6 +8,9 @@ VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo de
 LDFLAGS   := -s -w -X main.version=$(VERSION)
 BIN       := bin/odin
 TOOLS     := $(CURDIR)/.tools
+# What is built depends on the source, VERSION and the toolchain, and on nothing
+# else (make repro): not on where it lies, nor on whether git is there.
+BUILD     := env -u GOFLAGS go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)'
 ARGS      ?=
 FUZZTIME  ?= 20s
 BENCHTIME ?= 1s
@@ -15,9 +18,11 @@ BENCHTIME ?= 1s
 # Tools are pinned; `make tools` builds them into .tools through the Go module proxy.
 GOLANGCI_VERSION    := v2.15.0
 GOVULNCHECK_VERSION := v1.9.0
+CYCLONEDX_VERSION   := v1.10.0
 
 # Modules of their own, so that what they need is in nobody's binary.
 BENCH_MODULES := bench/peers bench/plot
+TOOL_MODULES  := tools/licences
 
 # Everything is built without cgo, as the binary is shipped. Only the race
 # detector needs it, so a C compiler and its headers; without them the tests run
@@ -31,7 +36,7 @@ help: ## List the targets
 
 .PHONY: build
 build: ## Build bin/odin, one static binary
-	go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN) ./cmd/odin
+	$(BUILD) -o $(BIN) ./cmd/odin
 
 .PHONY: run
 run: build ## Build and run a gateway with a demo market (ARGS='…' for more flags)
@@ -45,11 +50,12 @@ test: ## Run every Go test, shuffled; all but e2e, whose clients must keep pace,
 	go test $$race -shuffle=on -timeout 12m $$(go list ./... | grep -v /e2e$$); \
 	go test -shuffle=on -timeout 12m ./e2e; \
 	(cd clients/go && go test $$race -shuffle=on -timeout 3m ./...); \
-	cd e2e/faults && go test $$race -shuffle=on ./...
+	(cd e2e/faults && go test $$race -shuffle=on ./...); \
+	for m in $(TOOL_MODULES); do (cd $$m && go test $$race -shuffle=on ./...); done
 	@$(MAKE) --no-print-directory e2e-missing
 
 .PHONY: check
-check: tidy-diff fmt vet lint imports e2e-deps test test-debug clients-js vuln ## Everything CI checks
+check: tidy-diff fmt vet lint imports licences-check repro e2e-deps test test-debug clients-js vuln ## Everything CI checks
 	@echo 'check: all passed'
 
 .PHONY: tidy-diff
@@ -57,7 +63,7 @@ tidy-diff: ## Fail if go.mod or go.sum is not tidy
 	go mod tidy -diff
 	cd clients/go && go mod tidy -diff
 	cd e2e/faults && go mod tidy -diff
-	@for m in $(BENCH_MODULES); do (cd $$m && go mod tidy -diff); done
+	@for m in $(BENCH_MODULES) $(TOOL_MODULES); do (cd $$m && go mod tidy -diff); done
 
 .PHONY: fmt
 fmt: ## Fail if a Go file is not gofmt-ed
@@ -70,14 +76,14 @@ vet: ## Run go vet, with and without the debug build tag
 	go vet -tags bufpooldebug ./bufpool
 	cd clients/go && go vet ./...
 	cd e2e/faults && go vet ./...
-	@for m in $(BENCH_MODULES); do (cd $$m && go vet ./...); done
+	@for m in $(BENCH_MODULES) $(TOOL_MODULES); do (cd $$m && go vet ./...); done
 
 .PHONY: lint
 lint: ## Run golangci-lint where it is installed (make tools)
 	@if [ -x $(TOOLS)/golangci-lint ]; then lint=$(TOOLS)/golangci-lint; \
 	elif command -v golangci-lint >/dev/null; then lint=golangci-lint; \
 	else lint=; fi; \
-	if [ -n "$$lint" ]; then $$lint run && (cd clients/go && $$lint run) && (cd e2e/faults && $$lint run); \
+	if [ -n "$$lint" ]; then $$lint run && (cd clients/go && $$lint run) && (cd e2e/faults && $$lint run) && (cd tools/licences && $$lint run); \
 	else echo 'note: golangci-lint is not installed: not linted (make tools)'; fi
 
 .PHONY: imports
@@ -97,6 +103,35 @@ vuln: ## Run govulncheck where its database can be reached
 	if grep -q 'fetching vulnerabilities' <<<"$$out"; then \
 	  echo 'note: the vulnerability database cannot be reached from here: not checked for known vulnerabilities'; \
 	else echo "$$out"; exit 1; fi
+
+# What the binary and the Go client are built from.
+LICENSED := ../..:./cmd/odin ../../clients/go:.
+
+.PHONY: licences
+licences: ## List the licences of what is built in (docs/licences.md); fail on one that is not allowed
+	go run -C tools/licences . -out $(CURDIR)/docs/licences.md $(LICENSED)
+
+.PHONY: licences-check
+licences-check: ## Fail if docs/licences.md is out of date or a licence is not allowed
+	@go run -C tools/licences . -check -out $(CURDIR)/docs/licences.md $(LICENSED)
+
+.PHONY: repro
+repro: build ## Fail unless a build elsewhere, with an empty cache and without git, gives the same binary
+	@dir=$$(mktemp -d); trap 'rm -rf "$$dir"' EXIT; src=$$dir/elsewhere/src; mkdir -p $$src; \
+	git ls-files -z --cached --others --exclude-standard | tar -c --null --ignore-failed-read -T - 2>/dev/null | tar -x -C $$src; \
+	export GOPATH=$$(go env GOPATH) GOMODCACHE=$$(go env GOMODCACHE) GOPROXY=$$(go env GOPROXY); \
+	(cd $$src && umask 077 && TZ=Asia/Tokyo HOME=$$dir GOCACHE=$$dir/cache $(BUILD) -o $$dir/odin ./cmd/odin); \
+	cmp $(BIN) $$dir/odin || { echo 'make repro: the two builds differ (go version -m, diffoscope)'; exit 1; }; \
+	echo "repro: both are $$(sha256sum <$(BIN) | cut -c1-64), $$(go env GOVERSION)"
+
+.PHONY: sbom
+sbom: build ## Write bin/odin.cdx.json, a CycloneDX list of what the binary is made of
+	@[ "$$(go version -m $(TOOLS)/cyclonedx-gomod 2>/dev/null | awk '$$1 == "mod" {print $$3}')" = $(CYCLONEDX_VERSION) ] || \
+	  GOBIN=$(TOOLS) go install github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@$(CYCLONEDX_VERSION)
+	@$(TOOLS)/cyclonedx-gomod bin -json -std -noserial -notimestamp -version $(VERSION) -output bin/odin.cdx.json $(BIN)
+	@has=$$(go version -m $(BIN) | awk '$$1 == "dep" {print $$2 "@" $$3}'); \
+	for m in $$has; do grep -qF "\"bom-ref\": \"pkg:golang/$$m" bin/odin.cdx.json || { echo "sbom: $$m is missing"; exit 1; }; done; \
+	echo "sbom: bin/odin.cdx.json, $$(wc -w <<<"$$has") modules and Go's standard library"
 
 .PHONY: tools
 tools: ## Build the pinned linter and govulncheck into .tools
