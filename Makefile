@@ -211,6 +211,10 @@ e2e-vm: build ## The same under cgroup v2's OOM killer, in an emulated machine (
 e2e-faults: build faults-bin ## Break what is around it: kills, partitions, full disks, drains (root, haproxy, 25 min; ARGS='--only NAME')
 	bin/faults --odin $(BIN) --out docs/results/e2e-faults.md $(ARGS)
 
+.PHONY: e2e-hostile
+e2e-hostile: build faults-bin ## Let clients break it: half frames, floods, storms, failing system calls (root, strace, 15 min; ARGS='--only NAME')
+	bin/faults --hostile --odin $(BIN) --out docs/results/e2e-hostile.md $(ARGS)
+
 .PHONY: faults-bin
 faults-bin:
 	go build -trimpath -o bin/nats-server github.com/nats-io/nats-server/v2

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -28,7 +29,13 @@ var buildFaults = sync.OnceValues(func() (dir string, err error) {
 
 // TestFaults plays the short form of the scenarios of e2e/faults that have one;
 // the rest, and all at full length, is `make e2e-faults`.
-func TestFaults(t *testing.T) {
+func TestFaults(t *testing.T) { playFaults(t, 10) }
+
+// TestHostile does the same for what clients do wrong: `make e2e-hostile`.
+func TestHostile(t *testing.T) { playFaults(t, 6, "--hostile") }
+
+// playFaults plays the short forms, of which there must be some.
+func playFaults(t *testing.T, least int, set ...string) {
 	if testing.Short() {
 		t.Skip("takes minutes")
 	}
@@ -39,10 +46,10 @@ func TestFaults(t *testing.T) {
 	faults := func(args ...string) *exec.Cmd {
 		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 		t.Cleanup(cancel)
-		cmd := exec.CommandContext(ctx, filepath.Join(dir, "faults"), append([]string{
-			"--odin", odin(t), "--nats-server", filepath.Join(dir, "nats-server"),
+		cmd := exec.CommandContext(ctx, filepath.Join(dir, "faults"), slices.Concat(set, []string{
+			"--odin", odin(t), "--nats-server", filepath.Join(dir, "nats-server"), "--source", "..",
 			"--haproxy-cfg", "../deploy/haproxy/haproxy.cfg", "--haproxy", haproxy(), "--tmp", t.TempDir(),
-		}, args...)...)
+		}, args)...)
 		cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) } // it has namespaces and mounts to undo
 		cmd.WaitDelay = 20 * time.Second
 		return cmd
@@ -62,6 +69,8 @@ func TestFaults(t *testing.T) {
 			switch {
 			case name == "rolling" && haproxy() == "":
 				needs(t, "ODIN_REQUIRE_HAPROXY", "no HAProxy here (Debian: apt-get install haproxy)")
+			case name == "syscalls":
+				mayTrace(t)
 			case strings.Contains(about, "(root)") && !mayMakeNamespaces():
 				t.Skip("needs root, and to be allowed network namespaces and mounts")
 			}
@@ -72,8 +81,19 @@ func TestFaults(t *testing.T) {
 			t.Logf("%s", out)
 		})
 	}
-	if ran < 10 {
+	if ran < least {
 		t.Fatalf("only %d scenarios have a short form:\n%s", ran, list)
+	}
+}
+
+// mayTrace skips the test where strace is missing, or may not do its work.
+func mayTrace(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	if out, err := exec.Command("strace", "-q", "-o", os.DevNull, "-e", "inject=getppid:error=ENOSPC", "true").CombinedOutput(); err != nil {
+		t.Skipf("strace can't be used here (Debian: apt-get install strace): %v\n%s", err, out)
 	}
 }
 

@@ -15,8 +15,8 @@ import (
 )
 
 // TestLeak connects and disconnects 10 000 times in every way a connection can
-// end, and expects descriptors, goroutines and pooled bytes back where they
-// were. The client is a process of its own, so that nothing of it is counted.
+// end, and expects descriptors, goroutines, pooled bytes and the heap back where
+// they were. The client is a process of its own, so that nothing of it is counted.
 func TestLeak(t *testing.T) {
 	const rounds = 10_000
 	srv := startServer(t)
@@ -24,8 +24,15 @@ func TestLeak(t *testing.T) {
 	// The first connections grow what is kept on purpose: slabs, pools, workers.
 	visit(t, srv, rounds/10)
 	before := settle(t, srv, resources{})
+	live := srv.Live(t)
 	visit(t, srv, rounds)
 	after := settle(t, srv, before)
+	// The broker's own state moves a little; what a connection takes is some 500 B.
+	grown := srv.Live(t) - live
+	t.Logf("the heap grew by %d bytes from %d", grown, live)
+	if grown > rounds*50 {
+		t.Errorf("the heap grew by %d bytes, %d a connection", grown, grown/rounds)
+	}
 	t.Logf("before %+v, after %d connections %+v", before, rounds, after)
 	if after.Descriptors > before.Descriptors || after.Goroutines > before.Goroutines || after.Pooled > before.Pooled || after.Connections != 0 {
 		t.Errorf("before %+v, after %d connections %+v", before, rounds, after)

@@ -239,6 +239,19 @@ func (s *Server) Goroutines(t testing.TB) int {
 	return n
 }
 
+// Live is how many bytes of the server's heap are in use after a collection.
+func (s *Server) Live(t testing.TB) int64 {
+	t.Helper()
+	s.get(t, s.Admin, "/debug/pprof/heap?gc=1") // what pools keep goes with the second one
+	_, rest, _ := strings.Cut(string(s.get(t, s.Admin, "/debug/pprof/heap?gc=1&debug=1")), "\n# HeapAlloc = ")
+	count, _, found := strings.Cut(rest, "\n")
+	n, err := strconv.ParseInt(count, 10, 64)
+	if !found || err != nil {
+		t.Fatalf("heap profile without HeapAlloc: %q", count)
+	}
+	return n
+}
+
 // Descriptors is how many the server's process has open, the kernel asked.
 func (s *Server) Descriptors(t testing.TB) int {
 	t.Helper()

@@ -31,6 +31,7 @@ type fleet struct {
 	samples []string       // of those that may not be; guarded by mu
 	delays  []int64        // ns, from making to callback, of who is measured; guarded by mu
 	measure atomic.Bool
+	lost    string      // who lost its connection last, and why; guarded by mu
 	back    []time.Time // when a client was connected again; guarded by mu
 	asked   []time.Time // when one that lost its connection was to try again; guarded by mu
 }
@@ -140,6 +141,9 @@ func (m *member) dial(o fleetOptions) error {
 				code += " " + strconv.Itoa(e.Status)
 			}
 			f.errors[code]++
+			if e.Code == "network" {
+				f.lost = fmt.Sprintf("client %d at %s: %v", m.i, time.Now().Format("15:04:05.000"), e)
+			}
 			switch e.Code {
 			case "unexplained", "chain", "bad_frame", "bad_position", "overlap":
 				if len(f.samples) < 10 {

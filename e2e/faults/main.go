@@ -29,8 +29,12 @@ type scenario struct {
 type rig struct {
 	odin, nats, haproxy string // binaries
 	cfg                 string // haproxy.cfg
+	source              string // the checkout, to build a binary with a mistake in it
 	tmp                 string
 	fast                bool
+	hostile             bool
+	churn               time.Duration // how long clients come and go in churn
+	list                []scenario    // those of this table
 }
 
 func main() {
@@ -39,14 +43,21 @@ func main() {
 	out := flag.String("out", "", "write the table to this file too; with --only, rows of others that it has stay")
 	list := flag.Bool("list", false, "list the scenarios")
 	tmp := flag.String("tmp", "", "directory for logs and data; default: a temporary one")
+	flag.BoolVar(&g.hostile, "hostile", false, "what clients break, instead of what is around the binary")
+	flag.DurationVar(&g.churn, "churn", 5*time.Minute, "how long clients come and go in the scenario churn; for the record 1h")
+	flag.StringVar(&g.source, "source", ".", "the checkout, of which panics builds a binary with mistakes")
 	flag.BoolVar(&g.fast, "fast", false, "the short form, and only those scenarios that have one")
 	flag.StringVar(&g.odin, "odin", "bin/odin", "the binary under test")
 	flag.StringVar(&g.nats, "nats-server", "bin/nats-server", "nats-server (make builds it)")
 	flag.StringVar(&g.haproxy, "haproxy", "haproxy", "haproxy (Debian: apt-get install haproxy)")
 	flag.StringVar(&g.cfg, "haproxy-cfg", "deploy/haproxy/haproxy.cfg", "its configuration")
 	flag.Parse()
+	g.list = scenarios
+	if g.hostile {
+		g.list = hostileScenarios
+	}
 	if *list {
-		for _, s := range scenarios {
+		for _, s := range g.list {
 			fast := ""
 			if s.fast {
 				fast = "(also fast) "
@@ -65,7 +76,7 @@ func main() {
 }
 
 func (g *rig) main(only, out, tmp string) (err error) {
-	for _, p := range []*string{&g.odin, &g.nats, &g.cfg} {
+	for _, p := range []*string{&g.odin, &g.nats, &g.cfg, &g.source} {
 		if *p, err = filepath.Abs(*p); err != nil {
 			return err
 		}
@@ -88,7 +99,7 @@ func (g *rig) main(only, out, tmp string) (err error) {
 	}
 	var rows []row
 	ran := map[string]bool{}
-	for _, s := range scenarios {
+	for _, s := range g.list {
 		if len(names) > 0 && !slices.Contains(names, s.name) || g.fast && !s.fast && len(names) == 0 {
 			continue
 		}
@@ -120,7 +131,7 @@ func (g *rig) main(only, out, tmp string) (err error) {
 			b, _ := os.ReadFile(out) // none: nothing to keep
 			old = string(b)
 		}
-		if err := os.WriteFile(out, []byte(merge(old, text)), 0o644); err != nil {
+		if err := os.WriteFile(out, []byte(merge(g.list, old, text)), 0o644); err != nil {
 			return err
 		}
 	}
@@ -141,13 +152,17 @@ func (g *rig) head() string {
 		}
 		release = append(release, byte(c))
 	}
+	target := "e2e-faults"
+	if g.hostile {
+		target = "e2e-hostile"
+	}
 	form := ""
 	if g.fast {
 		form = " --fast"
 	}
 	cpus, _ := exec.Command("nproc").Output()
-	return fmt.Sprintf("# make e2e-faults%s\n\n%s, Linux %s, %s CPUs, shared.\nWhat is checked in each, and why: [operations-faults.md](../operations-faults.md).\n",
-		form, strings.TrimSpace(string(v)), release, strings.TrimSpace(string(cpus)))
+	return fmt.Sprintf("# make %s%s\n\n%s, Linux %s, %s CPUs, shared.\nWhat is checked in each, and why: [operations-faults.md](../operations-faults.md).\n",
+		target, form, strings.TrimSpace(string(v)), release, strings.TrimSpace(string(cpus)))
 }
 
 // row is a scenario's result.
@@ -194,22 +209,22 @@ func table(rows []row) string {
 	return b.String()
 }
 
-// merge puts the rows of old that text has not into it, in the scenarios' order.
-func merge(old, text string) string {
+// merge puts the rows of old that text has not into it, in the order of list.
+func merge(list []scenario, old, text string) string {
 	lines := map[string]string{}
 	head := ""
 	for _, t := range []string{old, text} {
 		head = ""
 		for line := range strings.Lines(t) {
 			name, _, _ := strings.Cut(strings.TrimPrefix(line, "| "), " |")
-			if slices.ContainsFunc(scenarios, func(s scenario) bool { return strings.HasPrefix(line, "| ") && s.name == name }) {
+			if slices.ContainsFunc(list, func(s scenario) bool { return strings.HasPrefix(line, "| ") && s.name == name }) {
 				lines[name] = line
 			} else {
 				head += line
 			}
 		}
 	}
-	for _, s := range scenarios {
+	for _, s := range list {
 		head += lines[s.name]
 	}
 	return head

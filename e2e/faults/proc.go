@@ -80,6 +80,28 @@ func (p *proc) alive() bool {
 	}
 }
 
+// cpu is how much processor time it has used.
+func (p *proc) cpu() time.Duration {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.pid()))
+	p.r.must(err)
+	_, rest, _ := strings.Cut(string(b), ") ")
+	f := strings.Fields(rest)
+	user, _ := strconv.Atoi(f[11])
+	system, _ := strconv.Atoi(f[12])
+	return time.Duration(user+system) * 10 * time.Millisecond // USER_HZ is 100
+}
+
+// rss is its resident memory, bytes.
+func (p *proc) rss() int64 {
+	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/statm", p.pid()))
+	f := strings.Fields(string(b))
+	if len(f) < 2 {
+		return 0
+	}
+	pages, _ := strconv.ParseInt(f[1], 10, 64)
+	return pages * int64(os.Getpagesize())
+}
+
 // ends waits for the process's end after SIGTERM, and returns how long it took.
 func (p *proc) ends(since time.Time, limit time.Duration) time.Duration {
 	return p.r.within(since, limit, p.name+" ended", func() bool { return !p.alive() })
@@ -115,6 +137,16 @@ func (r *run) nodeAt(before []string, name, addr, admin string, args ...string) 
 	return n
 }
 
+// logged is a number that the node's start-up log names, 0 if it doesn't.
+func (n *node) logged(name string) int {
+	b, _ := os.ReadFile(n.log())
+	_, rest, _ := strings.Cut(string(b), " "+name+"=")
+	number, _, _ := strings.Cut(strings.TrimSpace(rest), " ")
+	number, _, _ = strings.Cut(number, "\n")
+	i, _ := strconv.Atoi(number)
+	return i
+}
+
 func (n *node) waitReady() {
 	since := time.Now()
 	n.r.within(since, 60*time.Second, n.name+" ready", func() bool {
@@ -148,6 +180,7 @@ func (n *node) ready() bool {
 // stats are what the rig reads of /stats.
 type stats struct {
 	Current       int               `json:"currentConnections"`
+	Max           int               `json:"maxConnections"`
 	Slow          uint64            `json:"slowClientsDisconnected"`
 	Subscriptions int64             `json:"subscriptions"`
 	Goroutines    int               `json:"goroutines"`
@@ -159,6 +192,11 @@ type stats struct {
 	Skipped       uint64            `json:"skippedMessages"`
 	Evicted       uint64            `json:"evicted"`
 	Panics        uint64            `json:"poolPanics"`
+	LoopPanics    uint64            `json:"loopPanics"`
+	Handshakes    int64             `json:"handshakes"`
+	Pooled        int64             `json:"pooledBytes"`
+	PollRefused   uint64            `json:"pollRefused"`
+	AcceptRefused uint64            `json:"acceptRefused"`
 	SlowBy        map[string]uint64 `json:"slow"`
 	Broker        struct {
 		Connected bool   `json:"connected"`
@@ -202,11 +240,7 @@ func use(ns ...*node) usage {
 		if err != nil {
 			continue
 		}
-		b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/statm", n.pid()))
-		if f := strings.Fields(string(b)); len(f) > 1 {
-			pages, _ := strconv.Atoi(f[1])
-			u.mb += float64(pages*os.Getpagesize()) / (1 << 20)
-		}
+		u.mb += float64(n.rss()) / (1 << 20)
 		u.nodes++
 		u.fds += len(fds)
 		u.goroutines += s.Goroutines

@@ -25,6 +25,7 @@ type run struct {
 	dir  string
 	undo []func() // in reverse order at the end
 
+	began  time.Time
 	nodes  []*node // all that were started
 	stalls *stalls
 
@@ -39,7 +40,7 @@ func (g *rig) play(s scenario, interrupted <-chan os.Signal) row {
 	load, _ := os.ReadFile("/proc/loadavg")
 	before, _, _ := strings.Cut(string(load), " ")
 	r := &run{rig: g, row: row{scenario: s, when: time.Now().UTC().Format("2006-01-02 15:04") + ", load " + before}, book: ledger.New(), dir: filepath.Join(g.tmp, s.name)}
-	began := time.Now()
+	r.began = time.Now()
 	r.stalls = watchStalls()
 	defer close(r.stalls.stop)
 	r.say("%s", s.fault)
@@ -57,6 +58,7 @@ func (g *rig) play(s scenario, interrupted <-chan os.Signal) row {
 				panic(e)
 			}
 		}()
+		r.must(os.RemoveAll(r.dir)) // a store from before would be gone on with
 		r.must(os.MkdirAll(r.dir, 0o755))
 		s.run(r)
 	}()
@@ -68,8 +70,8 @@ func (g *rig) play(s scenario, interrupted <-chan os.Signal) row {
 		r.clean()
 		return r.row
 	}
-	r.row.took = time.Since(began)
-	if w := r.stalls.worst(began); w > 0 {
+	r.row.took = time.Since(r.began)
+	if w := r.stalls.worst(r.began); w > 0 {
 		r.say("this process was not run for up to %.2f s at a time", w.Seconds())
 		r.row.when += fmt.Sprintf(", stood still for up to %.1f s", w.Seconds())
 	}

@@ -13,11 +13,20 @@ import (
 
 // p99 measures the delays of a fleet's measured members for a while.
 func (f *fleet) p99(d time.Duration) (time.Duration, int) {
+	f.watch()
+	time.Sleep(d)
+	return f.watched()
+}
+
+// watch begins to measure; watched ends it.
+func (f *fleet) watch() {
 	f.mu.Lock()
 	f.delays = f.delays[:0]
 	f.mu.Unlock()
 	f.measure.Store(true)
-	time.Sleep(d)
+}
+
+func (f *fleet) watched() (p99 time.Duration, n int) {
 	f.measure.Store(false)
 	f.mu.Lock()
 	defer f.mu.Unlock()
