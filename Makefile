@@ -242,9 +242,9 @@ bench: build ## Measure against the baseline, the raw loop and libraries: 2 roun
 	cd bench/plot && go run . $(CURDIR)/$(RESULTS)/bench-quick.json
 
 .PHONY: bench-full
-bench-full: build ## The same for the record: 5 rounds, on a machine that does nothing else (40 min)
+bench-full: build ## The same for the record: 5 rounds, on a machine that does nothing else (30 min)
 	@[ -n '$(RIVAL)' ] || echo 'note: without bin/uws (make bench-uws) the rows T4 and T5s are not measured'
-	$(BIN) bench --rounds 5 --library-rounds 1 --for 3s --settle 1s --rate 10,100,120,150 $(RIVALS) --out $(RESULTS)/bench-full $(ARGS)
+	$(BIN) bench --rounds 5 --library-rounds 1 --for 2s --settle 500ms --rate 10,100,250 $(RIVALS) --out $(RESULTS)/bench-full $(ARGS)
 	cd bench/plot && go run . $(CURDIR)/$(RESULTS)/bench-full.json
 
 .PHONY: bench-uws
