@@ -182,6 +182,10 @@ e2e-clients: e2e-deps ## Test with independent clients: two in Go, npm ws, headl
 	go test -count=1 -v -run '^TestClient' ./e2e
 	@$(MAKE) --no-print-directory e2e-missing
 
+.PHONY: autobahn
+autobahn: build ## Run the Autobahn suite's cases against --echo: by our runner, and by wstest or its image if there (1 to 5 min)
+	go run ./e2e/autobahn --odin $(BIN) --out docs/results/autobahn.md $(ARGS)
+
 .PHONY: e2e-replay
 e2e-replay: ## Replay both full recordings in real time to 110 clients, every byte checked (2 min)
 	ODIN_LONG=1 go test -count=1 -v -timeout 15m -run '^TestReplay' ./e2e
