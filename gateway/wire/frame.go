@@ -110,7 +110,7 @@ func (p *Parser) Next(in []byte, lim *Limits, a Alloc) (ev Event, n int, cerr *C
 		}
 		chunk := in[n:min(len(in), n+int(p.need))]
 		n += len(chunk)
-		ev, cerr := p.payload(chunk, a)
+		ev, cerr := p.payload(chunk, lim, a)
 		if ev.Kind != None || cerr != nil {
 			return ev, n, cerr
 		}
@@ -229,7 +229,7 @@ func (p *Parser) check(b []byte, lim *Limits) (size int, length int32, cerr *Clo
 
 // payload takes the next bytes of the current frame's payload, all that are
 // still needed or all there are.
-func (p *Parser) payload(chunk []byte, a Alloc) (Event, *CloseError) {
+func (p *Parser) payload(chunk []byte, lim *Limits, a Alloc) (Event, *CloseError) {
 	ws.Cipher(chunk, p.mask, int(p.off))
 	p.off = (p.off + uint8(len(chunk)&3)) & 3
 	last := int(p.need) == len(chunk)
@@ -238,7 +238,7 @@ func (p *Parser) payload(chunk []byte, a Alloc) (Event, *CloseError) {
 
 	if p.op >= OpClose {
 		if !last || len(p.buf) > int(p.msg) {
-			if cerr := p.grow(chunk, a); cerr != nil {
+			if cerr := p.grow(chunk, lim, a); cerr != nil {
 				return Event{}, cerr
 			}
 			chunk = p.buf[p.msg:]
@@ -260,7 +260,7 @@ func (p *Parser) payload(chunk []byte, a Alloc) (Event, *CloseError) {
 		return Event{Kind: Message, Op: op, Payload: chunk}, nil
 	}
 
-	if cerr := p.grow(chunk, a); cerr != nil {
+	if cerr := p.grow(chunk, lim, a); cerr != nil {
 		return Event{}, cerr
 	}
 	p.msg += int32(len(chunk))
@@ -281,12 +281,16 @@ func (p *Parser) payload(chunk []byte, a Alloc) (Event, *CloseError) {
 }
 
 // grow appends b to the buffer, which at most doubles or takes what b needs:
-// never what a header merely claims.
-func (p *Parser) grow(b []byte, a Alloc) *CloseError {
+// never what a header merely claims. A message whose last frame has not begun
+// doubles it, or many small fragments would be copied once for each.
+func (p *Parser) grow(b []byte, lim *Limits, a Alloc) *CloseError {
 	n := len(p.buf) + len(b)
 	if n > cap(p.buf) {
-		size := max(n, min(2*len(p.buf), n+int(p.need)))
-		bigger, err := a.Get(size)
+		most := n + int(p.need)
+		if p.op < OpClose && !p.fin {
+			most = lim.MaxMessage
+		}
+		bigger, err := a.Get(max(n, min(2*len(p.buf), most)))
 		if err != nil {
 			return &CloseError{1013, "out of buffers"}
 		}

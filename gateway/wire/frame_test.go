@@ -15,6 +15,7 @@ type pool struct {
 	t    testing.TB
 	out  map[*byte]bool
 	most int // the largest buffer lent
+	lent int // all of them together
 	fail bool
 }
 
@@ -30,6 +31,7 @@ func (p *pool) Get(n int) ([]byte, error) {
 	b := make([]byte, n, n+n/3)
 	p.out[unsafe.SliceData(b)] = true
 	p.most = max(p.most, n)
+	p.lent += n
 	return b, nil
 }
 
@@ -295,6 +297,27 @@ func TestClaims(t *testing.T) {
 	p.Release(a)
 	if len(a.out) > 0 {
 		t.Error("leak")
+	}
+}
+
+// TestFragmentsAreCopiedSeldom holds that a message in many fragments costs its
+// length in copying, not its square.
+func TestFragmentsAreCopiedSeldom(t *testing.T) {
+	const fragments, size = 1 << 12, 64
+	one := strings.Repeat("x", size)
+	in := frame(0x02, one) + strings.Repeat(frame(0x00, one), fragments-2) + frame(0x80, one)
+	for _, most := range []int{fragments * size, 1 << 20} {
+		a := newPool(t)
+		lim := &Limits{MaxMessage: most, Binary: true}
+		var p Parser
+		ev, _, cerr := p.Next([]byte(in), lim, a)
+		if cerr != nil || len(ev.Payload) != fragments*size {
+			t.Fatal(cerr, len(ev.Payload))
+		}
+		if a.lent > 4*fragments*size || a.most > most {
+			t.Errorf("%d bytes lent for a message of %d, %d at once", a.lent, fragments*size, a.most)
+		}
+		p.Release(a)
 	}
 }
 
