@@ -225,12 +225,10 @@ faults-bin:
 	go build -C e2e/faults -trimpath -o $(CURDIR)/bin/faults .
 
 .PHONY: fuzz
-fuzz: ## Fuzz every fuzz target for FUZZTIME (20s) each
-	@for module in . clients/go; do \
-	  for pkg in $$(go -C $$module list ./...); do \
-	    for f in $$(go -C $$module test -list '^Fuzz' $$pkg 2>/dev/null | grep '^Fuzz' || true); do \
-	      echo "$$pkg $$f"; go -C $$module test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$pkg; \
-	    done; \
+fuzz: ## Fuzz every fuzz target for FUZZTIME (20s) each (ARGS='-parallel 1')
+	@for dir in $$(grep -rl --include='*_test.go' --exclude-dir=.tools --exclude-dir=node_modules '^func Fuzz' . | xargs -n1 dirname | sort -u); do \
+	  for f in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\).*/\1/p' $$dir/*_test.go); do \
+	    echo "$$dir $$f"; go -C $$dir test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 100x $(ARGS) .; \
 	  done; \
 	done
 

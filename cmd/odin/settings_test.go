@@ -304,6 +304,13 @@ func FuzzConfigYAML(f *testing.F) {
 	f.Add([]byte("max_conections: 5\n"))
 	f.Add([]byte("? [a]\n: b\n"))
 	f.Add([]byte("<<: {addr: :1}\n"))
+	for _, text := range []string{
+		"max_connections: 0x10\nreplay: 1_000\nsend_queue: 1e3\n", "retention: 1.5GiB\nmax_message: 65536\n", "ping: 90\n", "drain: 1m30s\n",
+		"echo: yes\ndemo: \"false\"\n", "node: 'it''s'\nlog_level: |\n  info\n", "stale_after: [\"trade.*=5s\", '*=1m']\n", "trusted_proxy: 10.0.0.0/8\n",
+		"nats_url: nats://u:p@a:4222,nats://b:4222\n", "addr: :1\naddr: :2\n", "addr: [a]\n", "--- 1\n--- 2\n", "addr: !!binary gIGC\n", "a: &a [*a]\n", "\t", "%YAML 1.2\n---\naddr: :1\n",
+	} {
+		f.Add([]byte(text))
+	}
 	path := f.TempDir() + "/odin.yaml"
 	f.Fuzz(func(t *testing.T, text []byte) {
 		if err := os.WriteFile(path, text, 0o600); err != nil {
@@ -325,8 +332,15 @@ func FuzzConfigYAML(f *testing.F) {
 		if err := os.WriteFile(path, out.Bytes(), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := loadLayers(path, nil, nil); err != nil {
+		again, err := loadLayers(path, nil, nil)
+		if err != nil {
 			t.Fatalf("%q was accepted, but not as it prints: %v\n%s", text, err, out.Bytes())
+		}
+		was := l.settings()
+		for i, s := range again.settings() {
+			if want := redactURL(was[i].value.String()); s.value.String() != want {
+				t.Fatalf("%q: %s is %q, and %q as it prints", text, s.key(), want, s.value.String())
+			}
 		}
 	})
 }

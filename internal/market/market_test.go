@@ -2,6 +2,7 @@ package market
 
 import (
 	"bytes"
+	"cmp"
 	"compress/gzip"
 	"encoding/json"
 	"errors"
@@ -10,9 +11,11 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 )
 
 func readAll(t *testing.T, in io.Reader) ([]Event, error) {
@@ -245,32 +248,72 @@ func TestSynthPrices(t *testing.T) {
 	}
 }
 
+// FuzzReader compares the reader with a slow reading of the same lines by
+// encoding/json: the same events, and an error at the same line.
 func FuzzReader(f *testing.F) {
 	f.Add([]byte(`{"ts":1,"channel":"a.b","data":{"x":[1,2]}}` + "\n\r\n" + `{"ts":2,"channel":"a","data":null}`))
+	f.Add([]byte(`{"ts":1,"ch":"a","key":"k","data":" \u00e9"}` + "\r\n" + ` { "data" : 1e400, "channel":"a","ch":"a","ts":9223372036854775807 } `))
+	f.Add([]byte(`{"ts":1,"channel":"a","ch":"b","data":1}`))
+	f.Add([]byte(`{"TS":1,"Channel":"a","data":1,"data":2}` + "\n" + `{"ts":0,"channel":"a","data":1}`))
+	f.Add([]byte(`{"ts":1,"channel":"a..b","data":1}`))
 	f.Add([]byte("{}\n"))
+	f.Add([]byte("\xef\xbb\xbf{}\n"))
 	f.Add([]byte{0x1f, 0x8b, 8, 0})
 	f.Add([]byte(`{"ts":1,"channel":"a","data":1}{`))
 	f.Fuzz(func(t *testing.T, in []byte) {
-		r, err := NewReader("fuzz", bytes.NewReader(in))
-		if err != nil {
-			return
+		if bytes.HasPrefix(in, []byte{0x1f, 0x8b}) {
+			in = in[1:] // the checksums keep a fuzzer out; it is tried below, whole
 		}
-		for {
-			e, err := r.Next()
-			if err != nil {
-				if !errors.Is(err, io.EOF) && !strings.HasPrefix(err.Error(), "fuzz:") {
-					t.Fatalf("error without a line: %v", err)
-				}
-				return
-			}
-			if e.TS <= 0 || CheckChannel(e.Channel) != nil || !json.Valid(e.Data) {
-				t.Fatalf("bad event %+v", e)
-			}
-			if in[0] != 0x1f && !bytes.Contains(in, e.Data) {
-				t.Fatalf("data %q is not in the input", e.Data)
-			}
+		got, err := readAll(t, bytes.NewReader(in))
+		want, bad := slowly(in)
+		if err != nil && !strings.HasPrefix(err.Error(), fmt.Sprintf("rec:%d: ", bad)) || err == nil && bad > 0 {
+			t.Fatalf("%v; want an error at line %d", err, bad)
+		}
+		if len(got) != len(want) || len(got) > 0 && !reflect.DeepEqual(got, want) {
+			t.Fatalf("%+v, slowly %+v", got, want)
+		}
+		var packed bytes.Buffer
+		zip := gzip.NewWriter(&packed)
+		zip.Write(in)
+		zip.Close()
+		unpacked, errUnpacked := readAll(t, bytes.NewReader(packed.Bytes()))
+		if !reflect.DeepEqual(unpacked, got) || (err == nil) != (errUnpacked == nil) {
+			t.Fatalf("gzipped: %+v, %v; plain %+v, %v", unpacked, errUnpacked, got, err)
+		}
+		if half, err := readAll(t, bytes.NewReader(packed.Bytes()[:packed.Len()-1])); err == nil || len(half) > len(got) {
+			t.Fatalf("cut short: %d events of %d, %v", len(half), len(got), err)
 		}
 	})
+}
+
+// slowly reads the events before the first bad line, and that line's number, 0
+// for none.
+func slowly(in []byte) (events []Event, bad int) {
+	name := regexp.MustCompile(`\A[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\z`)
+	for i, text := range strings.Split(string(in), "\n") {
+		if len(text) > MaxLine {
+			return events, i + 1
+		}
+		text = strings.TrimSuffix(text, "\r")
+		if len(bytes.TrimSpace([]byte(text))) == 0 {
+			continue
+		}
+		var l struct {
+			TS               int64
+			Channel, Ch, Key string
+			Data             json.RawMessage
+		}
+		if !utf8.ValidString(text) || json.Unmarshal([]byte(text), &l) != nil || l.TS <= 0 || l.Data == nil ||
+			l.Channel != "" && l.Ch != "" && l.Ch != l.Channel {
+			return events, i + 1
+		}
+		ch := cmp.Or(l.Channel, l.Ch)
+		if !name.MatchString(ch) || len(ch) > MaxChannel {
+			return events, i + 1
+		}
+		events = append(events, Event{TS: l.TS, Channel: ch, Data: l.Data, Key: l.Key})
+	}
+	return events, 0
 }
 
 func BenchmarkSynth(b *testing.B) {
