@@ -112,7 +112,11 @@ func TestBadFrames(t *testing.T) {
 			eachCut(t, func(t *testing.T, segment int) {
 				c := g.rawOpen(t)
 				c.send(r.bytes, segment)
+				sent := time.Now()
 				c.wantClose(r.code)
+				if d := time.Since(sent); d > time.Second+slack {
+					t.Errorf("closed after %v", d)
+				}
 			})
 			t.Run("between good ones", func(t *testing.T) {
 				c := g.rawOpen(t)

@@ -3,6 +3,8 @@ package gateway
 import (
 	"fmt"
 	"net/http"
+	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -202,7 +204,11 @@ func TestBadHeads(t *testing.T) {
 			eachCut(t, func(t *testing.T, segment int) {
 				c := g.raw(t)
 				c.send(r.bytes, segment)
+				sent := time.Now()
 				resp := c.wantStatus(r.status)
+				if d := time.Since(sent); d > time.Second+slack {
+					t.Errorf("answered and closed after %v", d)
+				}
 				switch r.status {
 				case 405:
 					if resp.Header.Get("Allow") == "" {
@@ -246,6 +252,9 @@ func TestGoodHeads(t *testing.T) {
 		"head of 16 KiB":            full,
 		"length 0":                  g.head("+Content-Length: 0"),
 		"own Origin":                g.head("+Origin: http://{host}"),
+		"a cookie":                  g.head("+Cookie: a=b", "+X-Of-Nobody: x"),
+		"a host in brackets":        g.head("Host: [::1]:8080"),
+		"a host without its port":   g.head("Host: odin.example"),
 		"listed Origin":             g.head("+Origin: https://app.example"),
 		"foreign X-Forwarded-For":   g.head("+X-Forwarded-For: 8.8.8.8, junk", "+Forwarded: for=junk"),
 		"deflate offered":           g.head(`+Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits="15", x`),
@@ -257,18 +266,16 @@ func TestGoodHeads(t *testing.T) {
 				c := g.raw(t)
 				c.send(head, segment)
 				resp := c.wantStatus(http.StatusSwitchingProtocols)
-				if got := resp.Header.Get("Sec-WebSocket-Accept"); got != "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=" {
-					t.Errorf("Accept %q", got)
+				want := map[string][]string{ // each once, RFC 6455 section 11.3
+					"Upgrade": {"websocket"}, "Connection": {"Upgrade"}, "Sec-Websocket-Accept": {"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="},
 				}
-				if ext := resp.Header.Get("Sec-WebSocket-Extensions"); ext != "" {
-					t.Errorf("extension %q accepted", ext)
-				}
-				want := ""
 				if strings.Contains(head, "odin.v1.json") {
-					want = "odin.v1.json"
+					want["Sec-Websocket-Protocol"] = []string{"odin.v1.json"}
 				}
-				if got := resp.Header.Get("Sec-WebSocket-Protocol"); got != want {
-					t.Errorf("subprotocol %q, want %q", got, want)
+				for _, name := range []string{"Upgrade", "Connection", "Sec-Websocket-Accept", "Sec-Websocket-Protocol", "Sec-Websocket-Extensions"} {
+					if got := resp.Header[name]; !slices.Equal(got, want[name]) {
+						t.Errorf("%s %q, want %q", name, got, want[name])
+					}
 				}
 				c.text()
 				c.send(closeFrame(1000, ""), segment)
@@ -277,6 +284,48 @@ func TestGoodHeads(t *testing.T) {
 		})
 	}
 	g.wantNothingHeld(t, 0, 0)
+}
+
+// What is wrong with a good head is not its own doing: the node is full, or its
+// address has too many. A stranger's word on its address is not believed.
+func TestGoodHeadsWithoutAPlace(t *testing.T) {
+	t.Parallel()
+	full := newTestGateway(t, func(c *Config) { c.MaxConnections = 1 })
+	full.rawOpen(t)
+	capped := newTestGateway(t, func(c *Config) { c.IPConnections = 1 })
+	capped.rawOpen(t)
+	proxied := newTestGateway(t, func(c *Config) {
+		c.IPConnections, c.TrustedProxies = 1, []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
+	})
+	first := proxied.raw(t)
+	first.send(proxied.head("+X-Forwarded-For: 192.0.2.1"), 0)
+	first.wantStatus(http.StatusSwitchingProtocols)
+	for name, r := range map[string]struct {
+		g      *testGateway
+		head   string
+		status int
+	}{
+		"full":                                {full, full.head(), 503},
+		"full, forwarded":                     {full, full.head("+X-Forwarded-For: 192.0.2.9"), 503},
+		"the second of an address":            {capped, capped.head(), 429},
+		"the second, forwarded by a stranger": {capped, capped.head("+X-Forwarded-For: 192.0.2.9"), 429},
+		"the second behind a proxy":           {proxied, proxied.head("+X-Forwarded-For: 192.0.2.1"), 429},
+		"behind a proxy, its own word first":  {proxied, proxied.head("+X-Forwarded-For: 192.0.2.9, 192.0.2.1"), 429},
+		"behind a proxy, in two lines":        {proxied, proxied.head("+X-Forwarded-For: 192.0.2.9", "+X-Forwarded-For: 192.0.2.1"), 429},
+	} {
+		t.Run(name, func(t *testing.T) {
+			eachCut(t, func(t *testing.T, segment int) {
+				c := r.g.raw(t)
+				c.send(r.head, segment)
+				if resp := c.wantStatus(r.status); resp.Header.Get("Retry-After") == "" {
+					t.Error("no word on when to come back")
+				}
+			})
+		})
+	}
+	for _, g := range []*testGateway{full, capped, proxied} {
+		g.wantNothingHeld(t, 1, 0)
+	}
 }
 
 // A head is refused at its first impossible byte, not at the blank line.
