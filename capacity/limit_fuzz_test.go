@@ -54,6 +54,9 @@ func FuzzLimit(f *testing.F) {
 		if _, err := fs.Stat(files, strings.TrimPrefix(at, "/")); err != nil {
 			t.Fatalf("%+v: %v", got, err)
 		}
+		if n, ok := field([]byte(stat), "hierarchical_memory_limit"); ok && n > got.Bytes && strings.HasSuffix(got.Source, ".limit_in_bytes") {
+			return // no kernel: the hierarchical limit is at most the group's own, and the watch goes by that
+		}
 		for path, file := range files {
 			if err := os.WriteFile(filepath.Join(root, path), file.Data, 0o600); err != nil {
 				t.Fatal(err)

@@ -71,6 +71,13 @@ var rules = []rule{
 		because: "bench is an outsider: it measures the binary users run, over a socket",
 	},
 	{
+		name:    "autobahn",
+		from:    []string{"./e2e/autobahn/..."},
+		to:      []string{"./gateway/...", "./clients/...", "./cmd/...", "./internal/..."},
+		deep:    true,
+		because: "the suite's frames are of its own making: a mistake it shared with the server would pass",
+	},
+	{
 		name:    "measured, not measuring",
 		from:    []string{"./..."},
 		except:  []string{"./bench/...", "./cmd/..."},
