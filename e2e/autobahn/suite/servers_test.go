@@ -165,11 +165,11 @@ func echoCarelessly(conn net.Conn) {
 		}
 		mask(b[4:], [4]byte(b), 0)
 		b = b[4:]
-		switch {
-		case op == opPing:
+		switch op {
+		case opPing:
 			send(opPong, b)
-		case op == opPong:
-		case op == opClose:
+		case opPong:
+		case opClose:
 			send(opClose, b)
 			return
 		default:
