@@ -128,7 +128,9 @@ func (c *Case) play(p *peer) []event {
 				return
 			case <-time.After(s.wait):
 			}
-			if s.name == "" {
+			// Judged before the next step is sent: what that brings about is no part
+			// of this wait.
+			if s.name == "" || p.first.Load() != nobody {
 				continue
 			}
 			select {
@@ -157,9 +159,7 @@ func (c *Case) play(p *peer) []event {
 			}
 			got = append(got, e)
 		case e := <-waits:
-			if p.first.Load() == nobody { // it was not outlived otherwise
-				got = append(got, e)
-			}
+			got = append(got, e)
 		case <-done:
 			done = nil
 		}
