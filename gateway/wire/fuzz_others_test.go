@@ -13,6 +13,7 @@ import (
 	"net/http/httptest"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -185,10 +186,19 @@ func (h hijacked) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return h.conn, bufio.NewReadWriter(bufio.NewReader(h.conn), bufio.NewWriter(h.conn)), nil
 }
 
-// sent is a connection to read from; what is written to it is gone.
+// sent is a connection to read from; what is written to it is gone. It ends in a
+// reset: coder/websocket takes an io.EOF between two reads of a message, or
+// between two fragments, for the message's own end.
 type sent struct{ in io.Reader }
 
-func (s *sent) Read(b []byte) (int, error)       { return s.in.Read(b) }
+func (s *sent) Read(b []byte) (int, error) {
+	n, err := s.in.Read(b)
+	if errors.Is(err, io.EOF) {
+		err = syscall.ECONNRESET
+	}
+	return n, err
+}
+
 func (s *sent) Write(b []byte) (int, error)      { return len(b), nil }
 func (s *sent) Close() error                     { return nil }
 func (s *sent) LocalAddr() net.Addr              { return &net.TCPAddr{} }
