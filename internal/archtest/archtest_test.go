@@ -30,7 +30,7 @@ type rule struct {
 var rules = []rule{
 	{
 		name:    "leaves",
-		from:    []string{"./netpoll/...", "./bufpool/...", "./capacity/...", "./internal/market/...", "./internal/swarm/...", "./internal/ledger/..."},
+		from:    []string{"./netpoll/...", "./bufpool/...", "./capacity/...", "./gateway/auth/...", "./internal/market/...", "./internal/swarm/...", "./internal/ledger/..."},
 		to:      []string{"./..."},
 		deep:    true,
 		because: "each can be read, tested and reused without the rest",
@@ -111,6 +111,13 @@ var rules = []rule{
 		except:  []string{"./gateway/wire", "./gateway", "./bench/rawloop"},
 		to:      []string{"github.com/gobwas/..."},
 		because: "two homes, the frames in gateway/wire and the upgrade",
+	},
+	{
+		name:    "tokens",
+		from:    []string{"./..."},
+		except:  []string{"./gateway/auth"},
+		to:      []string{"github.com/golang-jwt/...", "github.com/MicahParks/..."},
+		because: "one home, gateway/auth, where every key has its one algorithm",
 	},
 	{
 		name:    "ants",

@@ -1,0 +1,185 @@
+package auth
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"sync/atomic"
+)
+
+const (
+	// maxKeyFile bounds a file of API keys, bytes, and maxAPIKeys the keys in it:
+	// each is compared at every request.
+	maxKeyFile = 1 << 20
+	maxAPIKeys = 1000
+	// maxAPIKey is the longest key looked at, bytes.
+	maxAPIKey = 512
+	// keyPrefix begins a made key, so that scanners for secrets find it, and
+	// keyBytes is how many random bytes follow: too many to try, which is why a
+	// plain SHA-256 of it is enough.
+	keyPrefix  = "odin_"
+	keyBytes   = 32
+	hashPrefix = "sha256:"
+)
+
+// Role is what an API key is for.
+type Role string
+
+// The roles. An admin may do what a publisher may, and all else.
+const (
+	RolePublish Role = "publish"
+	RoleAdmin   Role = "admin"
+)
+
+// APIKey is one line of a file of API keys. Immutable.
+type APIKey struct {
+	Name      string // for logs
+	Role      Role
+	Publishes *Patterns // where it may publish
+
+	hash [sha256.Size]byte
+}
+
+// APIKeys are the keys of those who publish and look after a node. Make them with
+// NewAPIKeys, and Close them. Any goroutine may use them.
+type APIKeys struct {
+	list    atomic.Pointer[[]*APIKey]
+	cancel  context.CancelFunc
+	running sync.WaitGroup
+}
+
+// NewAPIKeys reads the keys of a file, which is read again when it changes, or
+// without one of lines as a file has them. There must be at least one.
+func NewAPIKeys(file string, lines []byte, log *slog.Logger) (*APIKeys, error) {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	k := &APIKeys{cancel: cancel}
+	if file == "" {
+		if err := k.take(lines); err != nil {
+			cancel()
+			return nil, err
+		}
+		return k, nil
+	}
+	w := &watched{path: file, most: maxKeyFile, take: k.take, log: log}
+	if err := w.first(); err != nil {
+		cancel()
+		return nil, err
+	}
+	k.running.Go(func() { watch(ctx, []*watched{w}) })
+	return k, nil
+}
+
+// Close ends what runs in the background.
+func (k *APIKeys) Close() {
+	k.cancel()
+	k.running.Wait()
+}
+
+// take reads lines: NAME ROLE PATTERNS sha256:HEX, with patterns joined by commas,
+// or - for none. Lines that begin with # are for people.
+func (k *APIKeys) take(text []byte) error {
+	var list []*APIKey
+	n := 0
+	for line := range bytes.Lines(text) {
+		n++
+		fields := strings.Fields(string(line))
+		if len(fields) == 0 || fields[0][0] == '#' {
+			continue
+		}
+		key, err := parseAPIKey(fields)
+		if err != nil {
+			return fmt.Errorf("line %d: %w", n, err)
+		}
+		for _, other := range list {
+			if other.Name == key.Name {
+				return fmt.Errorf("line %d: there is another key called %q", n, key.Name)
+			}
+		}
+		list = append(list, key)
+	}
+	switch {
+	case len(list) == 0:
+		return errors.New("there is no key in it: odin key new makes one")
+	case len(list) > maxAPIKeys:
+		return fmt.Errorf("it has %d keys; at most %d are taken", len(list), maxAPIKeys)
+	}
+	k.list.Store(&list)
+	return nil
+}
+
+func parseAPIKey(fields []string) (*APIKey, error) {
+	if len(fields) != 4 || !strings.HasPrefix(fields[3], hashPrefix) {
+		return nil, errors.New("want NAME ROLE PATTERNS sha256:HASH, as odin key new prints it") // never the line: it may be a key
+	}
+	key := &APIKey{Name: fields[0], Role: Role(fields[1])}
+	if key.Role != RolePublish && key.Role != RoleAdmin {
+		return nil, errors.New("the role is publish or admin")
+	}
+	var patterns []string
+	if fields[2] != "-" {
+		patterns = strings.Split(fields[2], ",")
+	}
+	var err error
+	if key.Publishes, err = ParsePatterns(patterns); err != nil {
+		return nil, err
+	}
+	hash, err := hex.DecodeString(fields[3][len(hashPrefix):])
+	if err != nil || len(hash) != sha256.Size {
+		return nil, fmt.Errorf("after %s want %d hexadecimal digits", hashPrefix, 2*sha256.Size)
+	}
+	copy(key.hash[:], hash)
+	return key, nil
+}
+
+// Find returns the key a secret is of, nil when it is of none. The time it takes
+// says nothing of how near the secret is to one.
+func (k *APIKeys) Find(secret string) *APIKey {
+	if len(secret) > maxAPIKey {
+		return nil
+	}
+	hash := sha256.Sum256([]byte(secret))
+	var found *APIKey
+	for _, key := range *k.list.Load() {
+		if subtle.ConstantTimeCompare(hash[:], key.hash[:]) == 1 {
+			found = key
+		}
+	}
+	return found
+}
+
+// Len is how many keys there are, at least 1.
+func (k *APIKeys) Len() int { return len(*k.list.Load()) }
+
+// NewAPIKey makes a key: the secret, which is nowhere else, and the line that
+// stands for it in a file. patterns may be empty.
+func NewAPIKey(name string, role Role, patterns []string) (secret, line string, err error) {
+	random := make([]byte, keyBytes)
+	if _, err := rand.Read(random); err != nil {
+		return "", "", err
+	}
+	secret = keyPrefix + base64.RawURLEncoding.EncodeToString(random)
+	hash := sha256.Sum256([]byte(secret))
+	list := strings.Join(patterns, ",")
+	if list == "" {
+		list = "-"
+	}
+	line = strings.Join([]string{name, string(role), list, hashPrefix + hex.EncodeToString(hash[:])}, " ")
+	if fields := strings.Fields(line); len(fields) != 4 || name == "" || name[0] == '#' {
+		return "", "", errors.New("a key's name is one word, and does not begin with #")
+	} else if _, err := parseAPIKey(fields); err != nil {
+		return "", "", err
+	}
+	return secret, line, nil
+}

@@ -1,0 +1,391 @@
+package auth
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+)
+
+const (
+	// MaxToken is the longest token looked at, bytes: what fits a header line.
+	MaxToken = 8 << 10
+	// maxKeyID bounds the header kid.
+	maxKeyID = 512
+	// leeway is how much the clocks of an issuer and of this machine may differ
+	// where a token's beginning is concerned. Its end is exact, so that a token
+	// that is let in is not cut for its age a moment later.
+	leeway = 5 * time.Second
+)
+
+// Config is what Tokens need. Keys or KeySets must have something.
+type Config struct {
+	Keys          []Key    // of files: tried whatever kid says
+	KeySets       []string // files, and http or https URLs, of sets of keys (JWKS)
+	Issuers       []string // iss must be one of these; none: it is not looked at
+	Audiences     []string // aud must have one of these; none: it is not looked at
+	DefaultRead   []string // patterns for tokens without the claim channels; none: they read nothing
+	AnonymousRead []string // patterns that need no token; none: everybody needs one
+	Revoked       string   // file of revocations, "" for none
+	Log           *slog.Logger
+
+	// FetchEvery is how often a set at a URL is fetched, 0 for 5 minutes, and
+	// FetchSpacing how soon after another an unknown key may cause a fetch, 0 for
+	// 10 seconds.
+	FetchEvery, FetchSpacing time.Duration
+	// Now is the clock, nil for time.Now.
+	Now func() time.Time
+}
+
+// Tokens verify tokens. Make them with NewTokens, and Close them. Any goroutine
+// may use them, and none waits for the network or a disk.
+type Tokens struct {
+	// Static.
+	keys      []Key
+	sets      []*keySet // of files and of URLs
+	fetched   []*fetched
+	issuers   []string
+	fallback  *Patterns // Config.DefaultRead
+	anonymous *Patterns // nil: nothing without a token
+	parser    *jwt.Parser
+	now       func() time.Time
+	cancel    context.CancelFunc
+	running   sync.WaitGroup
+
+	// Any goroutine.
+	grants  grants
+	revoked revocations
+}
+
+// Session is what one good token allows, and until when.
+type Session struct {
+	Grant *Grant
+	Until int64 // Unix ms: the claim exp
+
+	id fingerprint // of jti
+}
+
+// NewTokens reads the files, which must be good, and begins to fetch the sets at
+// URLs, which need not be there yet.
+func NewTokens(cfg Config) (*Tokens, error) {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.FetchEvery == 0 {
+		cfg.FetchEvery = fetchEvery
+	}
+	if cfg.FetchSpacing == 0 {
+		cfg.FetchSpacing = fetchSpacing
+	}
+	if len(cfg.Keys)+len(cfg.KeySets) == 0 {
+		return nil, errors.New("auth: no key to verify tokens with")
+	}
+	t := &Tokens{keys: cfg.Keys, issuers: cfg.Issuers, now: cfg.Now}
+	options := []jwt.ParserOption{
+		jwt.WithValidMethods(algorithms), jwt.WithExpirationRequired(), jwt.WithLeeway(leeway), jwt.WithTimeFunc(cfg.Now),
+		jwt.WithStrictDecoding(),
+	}
+	if len(cfg.Audiences) > 0 {
+		options = append(options, jwt.WithAudience(cfg.Audiences...))
+	}
+	t.parser = jwt.NewParser(options...)
+	var err error
+	if t.fallback, err = ParsePatterns(cfg.DefaultRead); err != nil {
+		return nil, err
+	}
+	if len(cfg.AnonymousRead) > 0 {
+		if t.anonymous, err = ParsePatterns(cfg.AnonymousRead); err != nil {
+			return nil, err
+		}
+	}
+	files, err := t.open(&cfg)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	t.cancel = cancel
+	for _, f := range t.fetched {
+		t.running.Go(func() { f.run(ctx) })
+	}
+	if len(files) > 0 {
+		t.running.Go(func() { watch(ctx, files) })
+	}
+	return t, nil
+}
+
+// open reads what the configuration names, and returns the files to look at.
+func (t *Tokens) open(cfg *Config) (files []*watched, err error) {
+	for _, name := range cfg.KeySets {
+		at, err := ParseKeySet(name)
+		if err != nil {
+			return nil, err
+		}
+		if at != nil {
+			f := newFetched(at, cfg)
+			t.fetched, t.sets = append(t.fetched, f), append(t.sets, &f.keySet)
+			continue
+		}
+		set := &keySet{secrets: true}
+		t.sets = append(t.sets, set)
+		files = append(files, &watched{path: name, most: maxKeySet, take: set.take, log: cfg.Log})
+	}
+	if cfg.Revoked != "" {
+		files = append(files, &watched{path: cfg.Revoked, most: maxRevoked, take: t.revoked.take, log: cfg.Log})
+	}
+	for _, f := range files {
+		if err := f.first(); err != nil {
+			return nil, err
+		}
+	}
+	return files, nil
+}
+
+// ParseKeySet reads the name of a set of keys: its URL, or nil for a file.
+func ParseKeySet(name string) (*url.URL, error) {
+	if !strings.Contains(name, "://") {
+		return nil, nil
+	}
+	at, err := url.Parse(name)
+	if err != nil || at.Host == "" || at.Scheme != "http" && at.Scheme != "https" {
+		return nil, errors.New("want a file, or an http or https URL")
+	}
+	return at, nil
+}
+
+// Exposed reports whether a set of keys comes in the clear over a network, where
+// it could be exchanged.
+func Exposed(at *url.URL) bool {
+	if at == nil || at.Scheme != "http" {
+		return false
+	}
+	ip, err := netip.ParseAddr(at.Hostname())
+	return !(err == nil && ip.IsLoopback() || at.Hostname() == "localhost")
+}
+
+// watch looks at files until ctx ends.
+func watch(ctx context.Context, files []*watched) {
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			for _, f := range files {
+				f.look()
+			}
+		}
+	}
+}
+
+// Close ends what runs in the background. What was verified stays good.
+func (t *Tokens) Close() {
+	t.cancel()
+	t.running.Wait()
+}
+
+// Anonymous says what may be read without a token; nil: nobody comes in without.
+func (t *Tokens) Anonymous() *Patterns { return t.anonymous }
+
+// Revoked reports whether a session's token, or its subject, has been revoked.
+func (t *Tokens) Revoked(s *Session) bool { return t.revoked.has(s) }
+
+// channels reads the claim of that name: an array of patterns, or one text with
+// spaces between them. ok is false for anything else.
+func channels(claim any) (list []string, ok bool) {
+	switch claim := claim.(type) {
+	case string:
+		return strings.Fields(claim), true
+	case []any:
+		for _, item := range claim {
+			text, ok := item.(string)
+			if !ok {
+				return nil, false
+			}
+			list = append(list, text)
+		}
+		return list, true
+	}
+	return nil, false
+}
+
+// Verify says what a token allows, or why it allows nothing. It takes some 10 to
+// 100 µs. After Fetching it may be asked again: the answer then is another as soon
+// as the set of keys was fetched.
+func (t *Tokens) Verify(token string) (Session, Reason) {
+	if len(token) > MaxToken {
+		return Session{}, Malformed
+	}
+	c := jwt.MapClaims{} // no struct: its fields would match other spellings, such as EXP
+	look := lookup{tokens: t}
+	if _, err := t.parser.ParseWithClaims(token, c, look.keys); err != nil {
+		return Session{}, look.reason(err)
+	}
+	exp, err := c.GetExpirationTime()
+	if err != nil || exp == nil || !t.now().Before(exp.Time) {
+		return Session{}, Expired // the parser lets it pass within the leeway
+	}
+	if issuer, err := c.GetIssuer(); len(t.issuers) > 0 && (err != nil || !slices.Contains(t.issuers, issuer)) {
+		return Session{}, Issuer
+	}
+	subject, err := c.GetSubject()
+	id, named := c["jti"].(string)
+	if _, has := c["jti"]; err != nil || has && !named {
+		return Session{}, Claims
+	}
+	reads := t.fallback
+	if claim, has := c["channels"]; has {
+		list, ok := channels(claim)
+		if reads, err = ParsePatterns(list); !ok || err != nil {
+			return Session{}, Claims
+		}
+	}
+	s := Session{Grant: t.grants.of(subject, reads), Until: math.MaxInt64, id: fingerprintOf("jti", id)}
+	if exp.Unix() < math.MaxInt64/1000-1 {
+		s.Until = exp.UnixMilli()
+	}
+	if t.revoked.has(&s) {
+		return Session{}, Revoked
+	}
+	return s, OK
+}
+
+// lookup is the search for one token's key.
+type lookup struct {
+	tokens  *Tokens
+	begun   bool // the header is one whose key was looked for
+	unknown bool // kid is in no set
+}
+
+// keys returns those the token may have been signed with: of its algorithm, and
+// named by its kid if a set has that.
+func (l *lookup) keys(token *jwt.Token) (any, error) {
+	if _, has := token.Header["crit"]; has {
+		return nil, Malformed
+	}
+	id, ok := keyID(token.Header)
+	if !ok {
+		return nil, UnknownKey
+	}
+	l.begun = true
+	t := l.tokens
+	var all, nameless []Key
+	unread := false
+	for _, set := range t.sets {
+		keys, read := set.named(id)
+		all, unread = append(all, keys...), unread || !read
+		nameless = append(nameless, set.nameless()...)
+	}
+	l.unknown = len(t.sets) > 0 && len(all) == 0
+	if id == "" || len(all) == 0 && !locator(id) {
+		all = append(append(all, nameless...), t.keys...)
+	}
+	found := slices.DeleteFunc(slices.Clone(all), func(k Key) bool { return k.alg != token.Method.Alg() })
+	switch {
+	case len(found) > 0:
+		return verifiers(found), nil
+	case l.unknown && unread:
+		return nil, Unavailable
+	case l.unknown && t.refresh():
+		return nil, Fetching
+	case len(all) > 0:
+		return nil, Algorithm
+	}
+	return nil, UnknownKey
+}
+
+// keyID is the token's kid, "" without. It is only ever compared with those of
+// known keys.
+func keyID(header map[string]any) (id string, ok bool) {
+	switch kid := header["kid"].(type) {
+	case nil:
+		return "", true
+	case string:
+		return kid, len(kid) <= maxKeyID
+	default:
+		return "", false
+	}
+}
+
+// locator reports whether a kid looks like a path, an address or a query. One that
+// no set has is otherwise an issuer's business, and keys without a name are tried;
+// nobody who means well sends one of these.
+func locator(kid string) bool {
+	return strings.ContainsAny(kid, "/\\:|;'\"<> ") || strings.Contains(kid, "..") ||
+		strings.ContainsFunc(kid, func(c rune) bool { return c < ' ' || c == 0x7f })
+}
+
+// refresh has the sets at URLs fetched; it reports whether any is on its way.
+func (t *Tokens) refresh() (under bool) {
+	for _, f := range t.fetched {
+		under = f.refresh() || under
+	}
+	return under
+}
+
+// reason is why the parser refused.
+func (l *lookup) reason(err error) Reason {
+	var own Reason
+	switch {
+	case errors.As(err, &own):
+		return own
+	case errors.Is(err, jwt.ErrTokenSignatureInvalid):
+		switch {
+		case !l.begun:
+			return Algorithm // of none that is accepted
+		case l.unknown && l.tokens.refresh():
+			return Fetching // it may be of a key that is new, not of those without a name
+		}
+		return Signature
+	case errors.Is(err, jwt.ErrTokenUnverifiable):
+		return Algorithm
+	case errors.Is(err, jwt.ErrTokenExpired):
+		return Expired
+	case errors.Is(err, jwt.ErrTokenNotValidYet):
+		return NotYet
+	case errors.Is(err, jwt.ErrTokenInvalidAudience):
+		return Audience
+	case errors.Is(err, jwt.ErrTokenInvalidClaims):
+		return Claims
+	}
+	return Malformed
+}
+
+// TokenStats is the condition of Tokens.
+type TokenStats struct {
+	Keys       int   // of files and sets
+	Grants     int   // different ones in use, or not yet collected
+	Revoked    int   // entries of the list
+	FetchFails int64 // of sets at URLs
+	OldestMs   int64 // since the set that is longest out of date was fetched; -1: one never was
+}
+
+// Stats reads it.
+func (t *Tokens) Stats() TokenStats {
+	s := TokenStats{Keys: len(t.keys), Grants: t.grants.bySubject.size(), Revoked: t.revoked.size()}
+	for _, set := range t.sets {
+		s.Keys += set.size()
+	}
+	for _, f := range t.fetched {
+		s.FetchFails += f.failures.Load()
+		good := f.good.Load()
+		switch {
+		case good == 0 || s.OldestMs < 0:
+			s.OldestMs = -1
+		default:
+			s.OldestMs = max(s.OldestMs, time.Now().UnixMilli()-good)
+		}
+	}
+	return s
+}
