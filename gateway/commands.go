@@ -44,7 +44,10 @@ func (s *shard) dispatch(r connRef, c *slot, cmd *wire.Command) {
 		s.wbuf = wire.AppendPong(s.wbuf[:0], cmd.ID)
 		s.send(r, c, s.wbuf)
 	case "sub":
-		if q := s.questions(c, cmd); !q.none() {
+		if s.stranger(r, c, cmd) {
+			return
+		}
+		if q := s.questions(r, c, cmd); !q.none() {
 			s.askInPool(r, c, cmd, q)
 			return
 		}
@@ -54,9 +57,11 @@ func (s *shard) dispatch(r connRef, c *slot, cmd *wire.Command) {
 	case "list":
 		s.list(r, c, cmd)
 	case "replay":
-		s.replayCommand(r, c, cmd)
+		if !s.stranger(r, c, cmd) {
+			s.replayCommand(r, c, cmd)
+		}
 	case "auth":
-		s.refuseCommand(r, c, cmd.ID, "bad_request", "no token keys are configured; anyone may read")
+		s.authCommand(r, c, cmd)
 	}
 }
 

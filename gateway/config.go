@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/odin-ws/odin/capacity"
+	"github.com/odin-ws/odin/gateway/auth"
 	"github.com/odin-ws/odin/gateway/broker"
 	"github.com/odin-ws/odin/gateway/wire"
 )
@@ -18,9 +19,12 @@ type Config struct {
 	// Addr is the public listener: /ws, /healthz, /readyz, /stats (and /echo).
 	// Port 0 picks a free one.
 	Addr string
-	// AdminAddr is the admin listener (publish, channels, pprof). It must be a
-	// loopback address: on any other, New fails, because nothing guards it.
+	// AdminAddr is the admin listener (publish, channels, pprof). Without APIKeys it
+	// must be a loopback address: on any other, New fails, because nothing guards it.
 	AdminAddr string
+	// APIKeys guard the admin listener; nil: whoever reaches it may do anything. They
+	// are the caller's to close, after Shutdown.
+	APIKeys *auth.APIKeys
 
 	// Broker is started and closed by the Gateway.
 	Broker broker.Broker
@@ -98,6 +102,10 @@ type Config struct {
 	// SndBuf and RcvBuf are SO_SNDBUF and SO_RCVBUF of client sockets, bytes
 	// as passed to setsockopt (the kernel doubles them).
 	SndBuf, RcvBuf int
+
+	// Tokens says who may read; nil: anyone. It is the caller's to close, after
+	// Shutdown.
+	Tokens *auth.Tokens
 
 	// AllowOrigin lists origins admitted besides an absent one and the Host's
 	// own; "*" admits all.

@@ -4,6 +4,7 @@ import (
 	"strconv"
 	"sync/atomic"
 
+	"github.com/odin-ws/odin/gateway/auth"
 	"github.com/odin-ws/odin/gateway/channel"
 )
 
@@ -62,6 +63,11 @@ type counters struct {
 
 	Replays [replayResults]atomic.Uint64 // since and replay, by how it went
 
+	Sessions      atomic.Int64                // connections that have shown a token, now
+	AuthFailed    [auth.Reasons]atomic.Uint64 // tokens and API keys not accepted, by reason
+	KeysForbidden atomic.Uint64               // requests of an API key of another role
+	AuthEnded     [auth.Reasons]atomic.Uint64 // connections whose token went bad, by reason
+
 	refusals [600]atomic.Uint64  // handshakes refused, by HTTP status
 	closes   [5000]atomic.Uint64 // connections closed, by close code
 }
@@ -117,6 +123,17 @@ func nonzero(a []atomic.Uint64) map[string]uint64 {
 	for i := range a {
 		if n := a[i].Load(); n > 0 {
 			m[strconv.Itoa(i)] = n
+		}
+	}
+	return m
+}
+
+// byReason renders counters by reason, those that are not zero.
+func byReason(a *[auth.Reasons]atomic.Uint64) map[string]uint64 {
+	m := make(map[string]uint64)
+	for r := range auth.Reasons {
+		if n := a[r].Load(); n > 0 {
+			m[r.String()] = n
 		}
 	}
 	return m

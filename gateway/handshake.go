@@ -28,6 +28,9 @@ func retryAfter() int { return 1000 + rand.IntN(4000) }
 // readHead reads what has come of a request head and acts on it when whole.
 func (s *shard) readHead(r connRef, c *slot) {
 	for range readRounds {
+		if c.flags&flagBusy != 0 {
+			return // verified comes back for it
+		}
 		n, err := s.loop.Read(int(c.fd), s.rbuf)
 		if err != nil {
 			if !netpoll.Again(err) {
@@ -133,13 +136,11 @@ func (s *shard) headDone(r connRef, c *slot, head, rest []byte) {
 	case s.draining.Load():
 		ref = refuseDraining
 	case c.flags&flagAdmitted != 0: // it waited for its place
-	case s.g.refusing():
-		ref = refuseFull
-	case !s.g.room.TryAcquire():
-		if s.wait(r, c, head, rest) {
+	default:
+		var waits bool
+		if ref, waits = s.admit(r, c, &req, head, rest); waits {
 			return
 		}
-		ref = refuseFull
 	}
 	if ref == refuseFull && s.g.cfg.RejectWS {
 		s.refuseInside(r, c, &req)
@@ -157,6 +158,25 @@ func (s *shard) headDone(r connRef, c *slot, head, rest []byte) {
 		return
 	}
 	s.open(r, c, answer, rest, echo)
+}
+
+// admit finds out who a handshake is of and takes a place for it. It returns the
+// refusal; or waits, and headDone is called again for the kept head.
+func (s *shard) admit(r connRef, c *slot, req *wire.Request, head, rest []byte) (ref *wire.Refusal, waits bool) {
+	// Who can't be let in anyway need not be known.
+	if s.g.refusing() || s.g.cfg.AdmissionWait == 0 && s.g.gate.InUse() >= s.g.gate.Max() {
+		return refuseFull, false
+	}
+	if ref, waits = s.identify(r, c, req, head, rest); ref != nil || waits {
+		return ref, waits
+	}
+	switch {
+	case s.g.room.TryAcquire():
+		return nil, false
+	case s.wait(r, c, head, rest):
+		return nil, true
+	}
+	return refuseFull, false
 }
 
 // open turns a handshake into a WebSocket: the 101 and the hello go out

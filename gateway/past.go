@@ -222,6 +222,10 @@ func (s *shard) replayCommand(r connRef, c *slot, cmd *wire.Command) {
 		refuse("bad_channel", "")
 		return
 	}
+	if !s.mayRead(r, name) { // first, so that nothing is said of what there is
+		refuse("forbidden", "")
+		return
+	}
 	epoch := hub.Epoch()
 	switch {
 	case epoch == "":

@@ -379,7 +379,18 @@ type canary struct {
 // canary starts one; it counts as one connection and one subscription.
 func (g *testGateway) canary(t *testing.T) *canary {
 	t.Helper()
-	k := &canary{g: g, t: t, c: g.dial(), quit: make(chan struct{})}
+	return g.canaryOf(t, g.dial())
+}
+
+// canaryAs is canary with a token.
+func (g *testGateway) canaryAs(t *testing.T, token string) *canary {
+	t.Helper()
+	return g.canaryOf(t, g.dialAs(token))
+}
+
+func (g *testGateway) canaryOf(t *testing.T, c *client) *canary {
+	t.Helper()
+	k := &canary{g: g, t: t, c: c, quit: make(chan struct{})}
 	k.c.say(`{"op":"sub","id":1,"ch":["canary"]}`)
 	k.c.want("ack")
 	k.all.Add(2)

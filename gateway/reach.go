@@ -42,7 +42,7 @@ func (k *reach) holds(seq uint64) bool {
 }
 
 // questions lists what a sub command needs to have asked.
-func (s *shard) questions(c *slot, cmd *wire.Command) (q questions) {
+func (s *shard) questions(r connRef, c *slot, cmd *wire.Command) (q questions) {
 	hub := s.g.hub
 	epoch, head := hub.Epoch(), hub.Head()
 	room := s.g.cfg.MaxSubscriptions - s.subCount(c)
@@ -50,7 +50,7 @@ func (s *shard) questions(c *slot, cmd *wire.Command) (q questions) {
 		q.positions = q.positions || p.Epoch != epoch || p.Seq > head
 	}
 	eachName(cmd.Ch, func(name, prefix string, wildcard, ok bool) {
-		if !ok {
+		if !ok || !s.mayRead(r, name) {
 			return
 		}
 		p, since := cmd.Since[name]

@@ -11,6 +11,7 @@ const (
 	closeAbuse     = 1008
 	closeRestart   = 1012
 	closeBusy      = 1013
+	closeToken     = 4001
 	closeSlow      = 4101
 	closeRateLimit = 4102
 	closeNoPong    = 4201

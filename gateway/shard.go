@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/odin-ws/odin/gateway/auth"
 	"github.com/odin-ws/odin/gateway/channel"
 	"github.com/odin-ws/odin/gateway/wire"
 	"github.com/odin-ws/odin/netpoll"
@@ -49,6 +50,8 @@ type shard struct {
 	freeChans  []uint32
 	wild       map[string][]wildMember // by prefix
 	peerOf     map[uint32]netip.Addr   // by slot: whom it counts for, where addresses are bounded
+	sessions   map[uint32]auth.Session // by slot: whose it is, where it has shown a token
+	checks     checker                 // tokens to be verified
 	lookups    map[string][]lookup     // by channel: under way at the pool
 	retries    []retry                 // reads of the past to be repeated
 	tries      map[uint32]uint8        // by slot: how often one has failed
@@ -168,8 +171,10 @@ func newShard(g *Gateway, id int, loop netpoll.Loop) *shard {
 		lookups: make(map[string][]lookup),
 		peerOf:  make(map[uint32]netip.Addr),
 		tries:   make(map[uint32]uint8),
-		rbuf:    make([]byte, readSize),
-		wbuf:    make([]byte, 0, 4096),
+
+		sessions: make(map[uint32]auth.Session),
+		rbuf:     make([]byte, readSize),
+		wbuf:     make([]byte, 0, 4096),
 	}
 	s.beat.Store(time.Now().UnixNano())
 	return s
@@ -358,6 +363,7 @@ func (s *shard) forget(r connRef, c *slot) {
 	}
 	s.uncharge(c)
 	s.forgetPeer(r)
+	s.forgetSession(r)
 	delete(s.tries, r.index)
 	s.slots.give(r.index)
 	s.conns.Add(-1)

@@ -95,7 +95,23 @@ type Stats struct {
 	LogBudget   int64  `json:"logBudgetBytes"`
 	LogEvicted  uint64 `json:"logChunksEvicted"`
 
+	Tokens     *TokenStats       `json:"tokens,omitempty"` // where a token key is configured
+	AuthFailed map[string]uint64 `json:"authFailed"`       // tokens and API keys not accepted, by reason
+	Forbidden  uint64            `json:"apiKeysForbidden"` // requests whose API key is for something else
+	AuthEnded  map[string]uint64 `json:"authEnded"`        // connections whose token went bad, by reason
+
 	Broker BrokerStats `json:"broker"`
+}
+
+// TokenStats is the part of Stats about tokens.
+type TokenStats struct {
+	Sessions     int64 `json:"sessions"`     // connections that have shown one
+	SessionBytes int64 `json:"sessionBytes"` // what they cost beside their slots
+	Grants       int   `json:"grants"`       // different ones among them
+	Keys         int   `json:"keys"`
+	Revoked      int   `json:"revoked"`        // entries of the list
+	FetchFails   int64 `json:"keyFetchFailed"` // of sets of keys
+	KeysAgeMs    int64 `json:"keysAgeMs"`      // since the oldest set was fetched; -1: one never was
 }
 
 // BrokerStats is the broker's part of Stats.
@@ -213,6 +229,15 @@ func (g *Gateway) Stats() Stats {
 			Duplicates: bc.Duplicates, Overflows: bc.Overflows, Reconnects: bc.Reconnects,
 		},
 	}
+	if t := g.cfg.Tokens; t != nil {
+		ts, n := t.Stats(), c.Sessions.Load()
+		st.Tokens = &TokenStats{
+			Sessions: n, SessionBytes: n * sessionBytes, Grants: ts.Grants, Keys: ts.Keys,
+			Revoked: ts.Revoked, FetchFails: ts.FetchFails, KeysAgeMs: ts.OldestMs,
+		}
+	}
+	st.Forbidden = c.KeysForbidden.Load()
+	st.AuthFailed, st.AuthEnded = byReason(&c.AuthFailed), byReason(&c.AuthEnded)
 	st.Pressure = capacity.State(g.pressure.Load()).String()
 	st.MemoryErrors = c.MemoryErrors.Load()
 	if s := g.memory.Load(); s != nil {

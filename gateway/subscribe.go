@@ -231,7 +231,11 @@ func (s *shard) subSteady(r connRef, c *slot, cmd *subCommand) []byte {
 	ack := wire.NewAck(s.wbuf[:0], cmd.ID)
 	eachName(cmd.Ch, func(name, prefix string, wildcard, ok bool) {
 		j := joined{reject: "bad_channel"}
-		if ok {
+		switch {
+		case !ok:
+		case !s.mayRead(r, name):
+			j.reject = "forbidden"
+		default:
 			j = s.subName(r, c, cmd, name, prefix, wildcard)
 		}
 		if j.reject != "" {
@@ -391,10 +395,15 @@ func (s *shard) unsub(r connRef, c *slot, cmd *wire.Command) {
 	ack := wire.NewAck(s.wbuf[:0], cmd.ID)
 	eachName(cmd.Ch, func(name, prefix string, wildcard, ok bool) {
 		seq := uint64(0)
-		switch ch := s.g.hub.Lookup(name); {
+		switch {
 		case !ok:
 			ack.Reject(name, "bad_channel")
 			return
+		case !s.mayRead(r, name): // the position would say what there is
+			ack.Reject(name, "forbidden")
+			return
+		}
+		switch ch := s.g.hub.Lookup(name); {
 		case wildcard:
 			seq = s.g.hub.Head()
 			s.unsubWild(r, c, prefix)

@@ -30,6 +30,7 @@ func (s *shard) Tick(n int) {
 	s.sweepSlow()
 	s.sweepLeaving()
 	s.sweepRetries()
+	s.sweepChecks()
 	s.openGates()
 	size := s.slots.size()
 	// A late tick looks at as many slots as the ticks it stands for.
@@ -57,13 +58,20 @@ func (s *shard) sweep(r connRef, c *slot) {
 	switch c.state {
 	case stateHead:
 		if s.now-c.opened >= s.patience(cfg.HandshakeTimeout) {
-			s.refuse(r, c, refuseTimeout)
+			ref := refuseTimeout
+			if c.flags&flagBusy != 0 {
+				ref = refuseCheckBusy
+			}
+			s.refuse(r, c, ref)
 		}
 		return
 	case stateWaiting:
 		return // the room's clock is its own
 	case stateClosing:
 		return // sweepLeaving looks at it
+	}
+	if s.outlived(r, c) {
+		return
 	}
 	c.control = 0
 	s.refill(c)

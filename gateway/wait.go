@@ -37,18 +37,11 @@ const maxAhead = 4 << 10
 // wait keeps a checked handshake until a place is free, --admission-wait at
 // most. It reports false when the waiting room is full.
 func (s *shard) wait(r connRef, c *slot, head, rest []byte) bool {
-	e := s.extOf(c)
 	if p := s.g.pool; p.InUse() > p.Budget()/2 {
 		return false // those inside need the buffers
 	}
-	if e.in == nil { // the head lies in the shard's buffer
-		in, err := s.g.pool.Get(len(head) + len(rest))
-		if err != nil {
-			return false
-		}
-		copy(in, head)
-		copy(in[len(head):], rest)
-		e.in = in
+	if !s.keepHead(c, head, rest) {
+		return false
 	}
 	s.heads--
 	s.headsNow.Store(int64(s.heads))
@@ -78,10 +71,7 @@ func (s *shard) admitWaiting(r connRef) {
 		s.refuse(r, c, refuseFull) // what was freed is what the process is short of
 		return
 	}
-	in := c.ext.in
-	var scanner wire.HeadScanner
-	end, _ := scanner.Scan(in)
-	s.headDone(r, c, in[:end], in[end:])
+	s.headAgain(r, c)
 }
 
 // readWaiting reads what comes from one who waits: its going, or bytes sent

@@ -241,6 +241,16 @@ func AppendRefusedMatch(dst []byte, ch string) []byte {
 	return finish(append(dst, `","message":"a wildcard matches this channel beyond the connection's limit: it is not delivered"}`...), at)
 }
 
+// AppendForbidden appends {"t":"err","code":"forbidden","ch":…}: a subscription of
+// the connection, to a channel or a wildcard, has ended because its new token does
+// not allow it.
+func AppendForbidden(dst []byte, ch string) []byte {
+	at := len(dst)
+	dst = begin(dst, `{"t":"err","code":"forbidden","ch":"`)
+	dst = append(dst, ch...)
+	return finish(append(dst, `","message":"the token no longer allows this subscription: it has ended"}`...), at)
+}
+
 // AppendPong appends {"t":"pong","id":…}, the answer to the op ping.
 func AppendPong(dst []byte, id ID) []byte { return appendPlain(dst, "pong", id) }
 

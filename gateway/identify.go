@@ -1,0 +1,202 @@
+package gateway
+
+import (
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/odin-ws/odin/gateway/auth"
+	"github.com/odin-ws/odin/gateway/wire"
+)
+
+const (
+	// checkBatch is how many tokens a worker verifies before the shard hears of
+	// them: some milliseconds' worth.
+	checkBatch = 32
+	// fetchPatience is how long a token whose key may be on its way is asked about
+	// again, once a tick.
+	fetchPatience = 30 // ticks
+)
+
+// check is a token to be verified, of a handshake or of the op auth. Its
+// connection's bytes wait (flagBusy).
+type check struct {
+	connRef
+	token   string
+	id      wire.ID // of the op auth
+	begun   uint32  // tick
+	session auth.Session
+	reason  auth.Reason // None: not verified
+}
+
+// checker is a shard's tokens to be verified. One batch of them is at the pool at
+// a time, so that a storm of handshakes takes one worker and not all, and those it
+// has no place for wait here instead of being refused.
+type checker struct {
+	queue []check
+	later []check // to be asked about again at the next tick
+	under bool    // a batch is at the pool
+}
+
+var refuseCheckBusy = &wire.Refusal{Status: http.StatusServiceUnavailable, Code: "busy", Message: "too many tokens are being verified; come again"}
+
+// identify finds out who a handshake is of. It returns the refusal; or waits: the
+// token is being verified, and headDone is called again for the kept head.
+func (s *shard) identify(r connRef, c *slot, req *wire.Request, head, rest []byte) (ref *wire.Refusal, waits bool) {
+	tokens := s.g.cfg.Tokens
+	if tokens == nil {
+		return nil, false
+	}
+	if _, known := s.sessions[r.index]; known {
+		return nil, false
+	}
+	token, shown, ref := shownToken(req)
+	switch {
+	case ref != nil:
+	case shown && len(token) > auth.MaxToken:
+		ref = s.refusedToken(r, c, auth.Malformed)
+	case shown && !s.keepHead(c, head, rest):
+		ref = refuseNoBuffer
+	case shown:
+		if waits = s.verify(r, c, check{token: strings.Clone(token)}); !waits {
+			ref = refuseCheckBusy
+		}
+	case tokens.Anonymous() == nil:
+		ref = s.refusedToken(r, c, auth.Missing)
+	}
+	return ref, waits
+}
+
+// keepHead keeps a head, and what came behind it, for headDone to be called again.
+func (s *shard) keepHead(c *slot, head, rest []byte) bool {
+	e := s.extOf(c)
+	if e.in != nil {
+		return true // they lie there
+	}
+	in, err := s.g.pool.Get(len(head) + len(rest))
+	if err != nil {
+		return false
+	}
+	copy(in, head)
+	copy(in[len(head):], rest)
+	e.in = in
+	return true
+}
+
+// headAgain calls headDone for a head that was kept.
+func (s *shard) headAgain(r connRef, c *slot) {
+	in := c.ext.in
+	var scanner wire.HeadScanner
+	end, _ := scanner.Scan(in)
+	s.headDone(r, c, in[:end], in[end:])
+}
+
+// verify has a token verified. It reports false when too many are already
+// waiting.
+func (s *shard) verify(r connRef, c *slot, ch check) bool {
+	q := &s.checks
+	if most := 2 * s.g.maxHeads; len(q.queue)+len(q.later) >= most {
+		gone := func(ch check) bool { return s.slots.get(ch.connRef) == nil }
+		q.queue, q.later = slices.DeleteFunc(q.queue, gone), slices.DeleteFunc(q.later, gone)
+		if len(q.queue)+len(q.later) >= most {
+			return false
+		}
+	}
+	ch.connRef, ch.begun = r, s.now
+	c.flags |= flagBusy
+	q.queue = append(q.queue, ch)
+	s.verifyNext()
+	return true
+}
+
+// verifyNext takes the next batch to the pool, if none is there and it has a
+// place; else the next tick tries again.
+func (s *shard) verifyNext() {
+	q := &s.checks
+	if q.under || len(q.queue) == 0 {
+		return
+	}
+	var batch []check
+	n := 0
+	for ; n < len(q.queue) && len(batch) < checkBatch; n++ {
+		if s.slots.get(q.queue[n].connRef) != nil {
+			batch = append(batch, q.queue[n])
+		}
+	}
+	if len(batch) == 0 {
+		q.queue = slices.Delete(q.queue, 0, n) // all have gone
+		return
+	}
+	tokens := s.g.cfg.Tokens
+	err := s.g.submit(func() {
+		// Also after a panic, which the pool logs: who was not verified is told.
+		defer func() { s.post(func(s *shard) { s.verified(batch) }) }()
+		for i := range batch {
+			batch[i].session, batch[i].reason = tokens.Verify(batch[i].token)
+		}
+	})
+	if err != nil {
+		s.g.count.PoolOverloads.Add(1)
+		return
+	}
+	q.under = true
+	q.queue = slices.Delete(q.queue, 0, n)
+}
+
+// verified goes on with the connections of a batch.
+func (s *shard) verified(batch []check) {
+	s.checks.under = false
+	for i := range batch {
+		ch := &batch[i]
+		if ch.reason == auth.Fetching {
+			if s.now-ch.begun < fetchPatience {
+				s.checks.later = append(s.checks.later, *ch)
+				continue
+			}
+			ch.reason = auth.UnknownKey
+		}
+		c := s.slots.get(ch.connRef)
+		if c == nil {
+			continue
+		}
+		c.flags &^= flagBusy
+		switch {
+		case c.state == stateOpen:
+			s.authenticated(c, ch)
+			if c = s.slots.get(ch.connRef); c != nil && c.state == stateOpen {
+				s.resume(ch.connRef, c)
+			}
+		case c.state != stateHead: // told goodbye meanwhile
+		case ch.reason != auth.OK:
+			s.refuse(ch.connRef, c, s.refusedToken(ch.connRef, c, ch.reason))
+		default:
+			s.setSession(ch.connRef, ch.session)
+			s.headAgain(ch.connRef, c)
+		}
+	}
+	s.verifyNext()
+}
+
+// sweepChecks asks again about tokens whose keys may have come, and for a place in
+// the pool.
+func (s *shard) sweepChecks() {
+	q := &s.checks
+	q.queue = append(q.queue, q.later...)
+	clear(q.later)
+	q.later = q.later[:0]
+	s.verifyNext()
+}
+
+// refusedToken counts and logs a token that is not accepted, or missing, and
+// returns the answer to a handshake.
+func (s *shard) refusedToken(r connRef, c *slot, why auth.Reason) *wire.Refusal {
+	s.g.count.AuthFailed[why].Add(1)
+	if why != auth.Missing { // who has none is no news
+		args := []any{"reason", why.String(), "conn", s.connID(r)}
+		if addr, err := s.loop.Peer(int(c.fd)); err == nil {
+			args = append(args, "addr", addr)
+		}
+		s.g.sampled("token", "a token was refused", args...)
+	}
+	return tokenRefusals[why]
+}
