@@ -35,7 +35,7 @@ func (g *Gateway) startAdmin() {
 		writeError(w, http.StatusNotFound, "not_found", "there is nothing here; docs/protocol.md lists the paths", 0)
 	})
 	g.admin = &http.Server{
-		Handler:           g.guardAdmin(mux),
+		Handler:           g.guardAdmin(g.guardKeys(mux)),
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    16 << 10,
@@ -72,12 +72,13 @@ func only(method string, h http.HandlerFunc) http.HandlerFunc {
 }
 
 // guardAdmin keeps web pages in a browser on this machine from publishing: a
-// foreign Host is DNS rebinding, a foreign Origin another site's page.
+// foreign Host is DNS rebinding, a foreign Origin another site's page. With API
+// keys the host may be any: a page has no key for it.
 func (g *Gateway) guardAdmin(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		origins := r.Header["Origin"]
-		ours := len(origins) == 0 || len(origins) == 1 && origins[0] == "http://"+r.Host
-		if !ours || !loopback(hostPort(r.Host)) {
+		ours := len(origins) == 0 || len(origins) == 1 && (origins[0] == "http://"+r.Host || origins[0] == "https://"+r.Host)
+		if !ours || g.cfg.APIKeys == nil && !loopback(hostPort(r.Host)) {
 			writeError(w, http.StatusForbidden, "forbidden", "the admin port answers this machine only, and no web page of another site", 0)
 			return
 		}

@@ -62,8 +62,8 @@ func (c *Config) check() error {
 	if c.MaxMessage > 1<<30 {
 		bad("--max-message is %d; it must be at most 1GiB", c.MaxMessage)
 	}
-	if !loopback(c.AdminAddr) {
-		bad("--admin-addr %s is not a loopback address, and nothing guards the admin port: use 127.0.0.1", c.AdminAddr)
+	if c.APIKeys == nil && !loopback(c.AdminAddr) {
+		bad("--admin-addr %s is not a loopback address, and no API key guards the admin port: use 127.0.0.1, or give --publish-key-file", c.AdminAddr)
 	}
 	return errors.Join(errs...)
 }

@@ -54,9 +54,9 @@ type published struct {
 	status int
 }
 
-// parse checks one publication. raw is kept: Data is a part of it, byte for
-// byte.
-func (g *Gateway) parsePublication(raw []byte) (broker.Publication, *published) {
+// parsePublication checks one publication of a request. raw is kept: Data is a
+// part of it, byte for byte.
+func (g *Gateway) parsePublication(ctx context.Context, raw []byte) (broker.Publication, *published) {
 	refuse := func(code, format string, args ...any) (broker.Publication, *published) {
 		g.count.PublishRefused.Add(1)
 		return broker.Publication{}, &published{Code: code, Message: fmt.Sprintf(format, args...), status: http.StatusBadRequest}
@@ -73,6 +73,10 @@ func (g *Gateway) parsePublication(raw []byte) (broker.Publication, *published) 
 	switch {
 	case !wire.ValidChannel(p.Ch):
 		return refuse("bad_channel", "ch must be tokens of A-Z a-z 0-9 _ - joined by dots, at most %d bytes, not beginning with _sys", wire.MaxChannel)
+	case !g.mayPublish(ctx, p.Ch):
+		_, res := refuse("forbidden", "the API key is not for this channel")
+		res.status = http.StatusForbidden
+		return broker.Publication{}, res
 	case len(p.Data) == 0:
 		return refuse("bad_request", "data is missing")
 	case len(p.Data) > g.cfg.MaxPublish:
@@ -161,7 +165,7 @@ func (g *Gateway) handlePublish(w http.ResponseWriter, r *http.Request) {
 	if !g.admitRate(w, 1) {
 		return
 	}
-	p, refused := g.parsePublication(body)
+	p, refused := g.parsePublication(r.Context(), body)
 	if refused == nil {
 		ctx, cancel := context.WithTimeout(r.Context(), publishTimeout)
 		defer cancel()
@@ -243,7 +247,7 @@ func (g *Gateway) publishAll(ctx context.Context, items [][]byte) []published {
 		good, at = good[:0], at[:0]
 	}
 	for i, raw := range items {
-		p, refused := g.parsePublication(raw)
+		p, refused := g.parsePublication(ctx, raw)
 		if refused != nil {
 			results[i] = *refused
 			continue

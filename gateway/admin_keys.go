@@ -1,0 +1,82 @@
+package gateway
+
+import (
+	"context"
+	"net/http"
+	"strings"
+
+	"github.com/odin-ws/odin/gateway/auth"
+)
+
+// adminPaths are those of the admin port that an API key of another role than
+// admin's may use, or none: what is not here is an admin's, also what is yet to be
+// added.
+var adminPaths = map[string]auth.Role{
+	"/v1/publish":       auth.RolePublish,
+	"/v1/publish/batch": auth.RolePublish,
+	"/healthz":          "",
+	"/readyz":           "",
+	"/stats":            "", // they are on the public port too
+}
+
+// keyedBy is the context key of a request's *auth.APIKey.
+type keyedBy struct{}
+
+// guardKeys lets only who has an API key of the right role through, where keys are
+// configured.
+func (g *Gateway) guardKeys(h http.Handler) http.Handler {
+	if g.cfg.APIKeys == nil {
+		return h
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		role, listed := adminPaths[r.URL.Path]
+		if !listed {
+			role = auth.RoleAdmin
+		}
+		if role == "" {
+			h.ServeHTTP(w, r)
+			return
+		}
+		key := g.cfg.APIKeys.Find(shownKey(r))
+		switch {
+		case key == nil:
+			g.count.AuthFailed[auth.BadAPIKey].Add(1)
+			g.sampled("api key", "an API key was refused, or is missing", "addr", r.RemoteAddr)
+			w.Header().Add("WWW-Authenticate", `Bearer realm="odin admin"`)
+			if role == auth.RoleAdmin { // for people with a browser
+				w.Header().Add("WWW-Authenticate", `Basic realm="odin admin: any name, the API key as password"`)
+			}
+			writeError(w, http.StatusUnauthorized, "unauthorized", auth.BadAPIKey.Error(), 0)
+		case role == auth.RoleAdmin && key.Role != auth.RoleAdmin:
+			g.count.KeysForbidden.Add(1)
+			writeError(w, http.StatusForbidden, "forbidden", "this key is for publishing only", 0)
+		default:
+			h.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), keyedBy{}, key)))
+		}
+	})
+}
+
+// shownKey is the API key of a request, "" without: X-API-Key, or Authorization as
+// a bearer token or the password of anybody.
+func shownKey(r *http.Request) string {
+	if keys := r.Header["X-Api-Key"]; len(keys) > 0 {
+		return keys[0]
+	}
+	if _, password, ok := r.BasicAuth(); ok {
+		return password
+	}
+	if scheme, key, _ := strings.Cut(r.Header.Get("Authorization"), " "); strings.EqualFold(scheme, "Bearer") {
+		return strings.TrimSpace(key)
+	}
+	return ""
+}
+
+// mayPublish reports whether a request's key is for a channel. Without keys any
+// request may.
+func (g *Gateway) mayPublish(ctx context.Context, channel string) bool {
+	if g.cfg.APIKeys == nil {
+		return true
+	}
+	key, ok := ctx.Value(keyedBy{}).(*auth.APIKey)
+	return ok && key.Publishes.Covers(channel)
+}
