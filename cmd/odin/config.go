@@ -69,7 +69,11 @@ func (l *loaded) writeJSON(enc *json.Encoder) error {
 		case *toggle:
 			value = bool(*v)
 		case *list:
-			value = append([]string{}, v.items...)
+			items := make([]string, len(v.items))
+			for i, item := range v.items {
+				items[i] = redactURL(item)
+			}
+			value = items
 		default:
 			value = redactURL(v.String())
 		}

@@ -71,7 +71,7 @@ func fromKubernetes(name, value string) bool {
 // checkEnv fails on ODIN_ names that no flag of any command has: a setting
 // that does nothing is worse than a refusal to start.
 func checkEnv(root *cobra.Command, environ []string) error {
-	var known []string
+	known := []string{envTokenKey, envPublishKeys}
 	var walk func(*cobra.Command)
 	walk = func(c *cobra.Command) {
 		c.Flags().VisitAll(func(f *pflag.Flag) { known = append(known, envName(f.Name)) })

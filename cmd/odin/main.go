@@ -141,7 +141,7 @@ twice.`,
 	})
 	root.AddCommand(
 		newServe(environ), newPublish(), newFeed(), newTail(), newStress(), newBench(), newSwarmChild(),
-		newCapacity(environ), newConfig(environ), newHealth(), newVersion(),
+		newCapacity(environ), newConfig(environ), newKey(), newHealth(), newVersion(),
 	)
 	return root
 }

@@ -91,7 +91,13 @@ func serve(ctx context.Context, l *loaded, environ []string, stdout, stderr io.W
 	if temporary {
 		defer func() { _ = os.RemoveAll(dir) }()
 	}
+	who, err := l.access(log)
+	if err != nil {
+		return err
+	}
+	defer who.close()
 	cfg := l.gatewayConfig(sum.Max, shards, log)
+	who.into(&cfg)
 	budgets, err := l.budgets(sum, &cfg)
 	if err != nil {
 		return err
@@ -121,7 +127,7 @@ func serve(ctx context.Context, l *loaded, environ []string, stdout, stderr io.W
 	}
 	log.Info("Odin is up", "version", readBuildInfo().Version, "addr", gw.Addr(), "admin", gw.AdminAddr(),
 		"shards", shards, "stream", streamPlace(l, dir))
-	log.Info("No token key is configured: whoever reaches the public port may read, and whoever reaches the admin port may publish")
+	who.say(l, log)
 
 	feed := func() {}
 	if l.Demo {

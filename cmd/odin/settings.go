@@ -27,7 +27,7 @@ import (
 // is one in the file.
 type serveConfig struct {
 	Addr      word `flag:"addr" default:":8080" group:"Listeners" usage:"public listener: /ws, /healthz, /readyz, /stats"`
-	AdminAddr word `flag:"admin-addr" default:"127.0.0.1:8081" usage:"admin listener: publish, channels, profiles; nothing guards it, so loopback only"`
+	AdminAddr word `flag:"admin-addr" default:"127.0.0.1:8081" usage:"admin listener: publish, channels, profiles; only with --publish-key-file on another address than loopback"`
 
 	DataDir    word `flag:"data-dir" default:"" group:"Storage" usage:"where the embedded stream is kept; empty: $STATE_DIRECTORY, else /var/lib/odin for root, else $XDG_STATE_HOME/odin or ~/.local/state/odin (with --demo: a temporary one)"`
 	NATSURL    word `flag:"nats-url" default:"" usage:"NATS servers with JetStream to use, e.g. nats://a:4222,nats://b:4222; empty: an embedded server"`
@@ -64,7 +64,16 @@ type serveConfig struct {
 	Reject        choice `flag:"reject" default:"http" of:"http,ws" usage:"how a caller without a place is refused: http (503) or ws (upgraded, then closed with 1013, which browsers can see)"`
 	Drain         span   `flag:"drain" default:"30s" usage:"how long shutdown spreads the goodbyes over"`
 
-	AllowOrigin  list   `flag:"allow-origin" default:"" group:"Access" usage:"browser origins admitted besides the server's own, e.g. https://app.example.com; * admits all"`
+	TokenKeyFile   list `flag:"token-key-file" default:"" check:"token key" group:"Access" usage:"keys that readers' tokens (JWT) are signed with, [ALG:]FILE: public keys or certificates in PEM, or a secret for HMAC; ODIN_TOKEN_KEY has the text itself. Each key is for one algorithm: RS256, ES256 and so on by the curve, EdDSA or HS256 unless ALG says another. Without this and --jwks anyone may read"`
+	JWKS           list `flag:"jwks" default:"" check:"key set" usage:"sets of such keys (JWKS): files, or https URLs, which are fetched every 5 minutes and when a token names a key that is new"`
+	TokenIssuer    list `flag:"token-issuer" default:"" usage:"a token's iss must be one of these; empty: it is not looked at"`
+	TokenAudience  list `flag:"token-audience" default:"" usage:"a token's aud must have one of these; empty: it is not looked at"`
+	TokenRead      list `flag:"token-read" default:"" check:"patterns" usage:"what a token without the claim channels may read, e.g. trade.*, or * for all; empty: nothing"`
+	AnonymousRead  list `flag:"anonymous-read" default:"" check:"patterns" usage:"what may be read without a token where token keys are configured, e.g. public.*; empty: nothing, and no token is 401"`
+	Revoked        word `flag:"revoked" default:"" usage:"file of tokens and subjects that are refused, and whose connections end: a line for each, jti ID or sub NAME; read again when it changes"`
+	PublishKeyFile word `flag:"publish-key-file" default:"" usage:"file of API keys for the admin port, as 'odin key new' prints them; ODIN_PUBLISH_KEYS has the lines themselves; read again when it changes. Without one, whoever reaches the admin port may publish"`
+
+	AllowOrigin  list   `flag:"allow-origin" default:"" usage:"browser origins admitted besides the server's own, e.g. https://app.example.com; * admits all"`
 	TrustedProxy list   `flag:"trusted-proxy" default:"" check:"prefix" usage:"address ranges of proxies whose X-Forwarded-For is believed"`
 	Echo         toggle `flag:"echo" default:"false" usage:"serve /echo, which sends every message back, for conformance suites"`
 
@@ -101,6 +110,12 @@ func (c *serveConfig) settings() []setting {
 			switch tag.Get("check") {
 			case "prefix":
 				value.check = checkPrefix
+			case "token key":
+				value.check = checkTokenKey
+			case "key set":
+				value.check = checkKeySet
+			case "patterns":
+				value.check = checkPatterns
 			case "silence":
 				value.check = func(item string) error { _, err := gateway.ParseSilence(item); return err }
 			}
@@ -145,7 +160,8 @@ func addServeFlags(cmd *cobra.Command) {
 // loaded is a serveConfig and where each of its values came from, by key.
 type loaded struct {
 	*serveConfig
-	origin map[string]string
+	origin  map[string]string
+	environ []string
 }
 
 // loadSettings puts the layers together: default < file < environment < flag.
@@ -163,7 +179,7 @@ func loadSettings(fs *pflag.FlagSet, environ []string) (*loaded, error) {
 // loadLayers is loadSettings with the file's path found ("" for none); fs may
 // be nil.
 func loadLayers(path string, environ []string, fs *pflag.FlagSet) (*loaded, error) {
-	l := &loaded{serveConfig: newServeConfig(), origin: map[string]string{}}
+	l := &loaded{serveConfig: newServeConfig(), origin: map[string]string{}, environ: environ}
 	all := l.settings()
 	byEnv, byFlag := map[string]setting{}, map[string]setting{}
 	defaults := map[string]any{}
@@ -294,8 +310,9 @@ func (l *loaded) validate() error {
 		}
 	}
 	if host, _, err := net.SplitHostPort(string(l.AdminAddr)); err == nil && host != "localhost" {
-		if ip := net.ParseIP(host); ip == nil || !ip.IsLoopback() {
-			bad("admin-addr", "%s is no loopback address, and nothing guards the admin port: use 127.0.0.1", l.AdminAddr)
+		lines, _ := lookupEnv(l.environ, envPublishKeys)
+		if ip := net.ParseIP(host); (ip == nil || !ip.IsLoopback()) && l.PublishKeyFile == "" && lines == "" {
+			bad("admin-addr", "%s is no loopback address, and no API key guards the admin port: use 127.0.0.1, or give --publish-key-file", l.AdminAddr)
 		}
 	}
 	if l.NATSURL != "" {

@@ -71,7 +71,8 @@ several. From loopback each process then has its own address, 127.0.0.1,
 
 // stressFlags are what stress can be told.
 type stressFlags struct {
-	url, token, mode, expectErrors           string
+	url, mode, expectErrors                  string
+	token                                    secretFlag
 	connections, slow, flood, drip, slowRead count
 	ms, inFlight, processes, publishSize     count
 	expect                                   int
@@ -131,7 +132,7 @@ func newStress() *cobra.Command {
 	fs.StringVar(&f.mode, "mode", "all", "subscribe with mode all or latest")
 	fs.Var(&f.ms, "ms", "milliseconds between messages of a channel in latest mode")
 	fs.BoolVar(&f.noSubscribe, "no-subscribe", false, "subscribe to nothing")
-	fs.StringVar(&f.token, "token", "", "token to authenticate with")
+	f.token.add(cmd, "token", "token to authenticate with")
 	f.target.add(cmd)
 	fs.BoolVar(&f.asJSON, "json", false, "print one JSON object instead of lines")
 	return cmd
@@ -183,7 +184,7 @@ func (f *stressFlags) config() (swarm.Config, error) {
 		return swarm.Config{}, err
 	}
 	c := swarm.Config{
-		URL: u.String(), Token: f.token,
+		URL:         u.String(),
 		Connections: int(f.connections), Slow: int(f.slow), Flood: int(f.flood), Drip: int(f.drip),
 		SlowRead: int(f.slowRead), RcvBuf: int(f.rcvBuf),
 		Channels: f.channels.items, Mode: f.mode, MS: int(f.ms),
@@ -223,6 +224,9 @@ func (f *stressFlags) expected() (swarm.Breakdown, error) {
 func (f *stressFlags) run(cmd *cobra.Command) error {
 	cfg, err := f.config()
 	if err != nil {
+		return err
+	}
+	if cfg.Token, err = f.token.value(cmd); err != nil {
 		return err
 	}
 	expected, err := f.expected()

@@ -32,7 +32,8 @@ const tailSubBatch = 200
 
 // tailFlags are what tail can be told.
 type tailFlags struct {
-	url, token, since, mode     string
+	url, since, mode            string
+	token                       secretFlag
 	ms, count                   count
 	duration                    span
 	check, snap, pretty, silent bool
@@ -61,6 +62,9 @@ gaps do not.`,
 			if err != nil {
 				return err
 			}
+			if t.token, err = f.token.value(cmd); err != nil {
+				return err
+			}
 			return t.run(cmd.Context())
 		},
 	}
@@ -72,7 +76,7 @@ gaps do not.`,
 	fs.StringVar(&f.mode, "mode", "all", "all, or latest: only the newest message of each --ms")
 	fs.Var(&f.ms, "ms", "milliseconds between messages of a channel in latest mode")
 	fs.BoolVar(&f.snap, "snap", false, "begin with the last message of each channel")
-	fs.StringVar(&f.token, "token", "", "token to authenticate with")
+	f.token.add(cmd, "token", "token to authenticate with")
 	fs.Var(&f.count, "count", "end after this many messages; 0: no limit")
 	fs.Var(&f.duration, "duration", "end after this long; 0: no limit")
 	fs.BoolVar(&f.pretty, "pretty", false, "print time, channel, seq and payload instead of the frame")
@@ -112,6 +116,7 @@ type tailer struct {
 	flags  tailFlags
 	subs   [][]byte // sub commands, ids from 1
 	url    *url.URL
+	token  string // "" for none
 	epoch  string // of --since, "" without
 	seq    uint64
 	live   bool // stdout is a terminal: every line at once
@@ -263,8 +268,8 @@ func (t *tailer) dial(ctx context.Context) (*websocket.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	opts := &websocket.DialOptions{Subprotocols: []string{"odin.v1.json"}, HTTPHeader: http.Header{}}
-	if t.flags.token != "" {
-		opts.HTTPHeader.Set("Authorization", "Bearer "+t.flags.token)
+	if t.token != "" {
+		opts.HTTPHeader.Set("Authorization", "Bearer "+t.token)
 	}
 	conn, res, err := websocket.Dial(ctx, t.url.String(), opts) //nolint:bodyclose // its documentation: never needed
 	switch {

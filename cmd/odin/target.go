@@ -79,12 +79,15 @@ func (e *batchError) Error() string { return e.err.Error() }
 func (e *batchError) Unwrap() error { return e.err }
 
 // targetFlags are how publish and feed are told where to.
-type targetFlags struct{ adminAddr, apiKey, natsURL string }
+type targetFlags struct {
+	adminAddr, natsURL string
+	apiKey             secretFlag
+}
 
 func (t *targetFlags) add(cmd *cobra.Command) {
 	fs := cmd.Flags()
 	fs.StringVar(&t.adminAddr, "admin-addr", "127.0.0.1:8081", "admin port of a running gateway")
-	fs.StringVar(&t.apiKey, "api-key", "", "key for the admin port (Authorization: Bearer)")
+	t.apiKey.add(cmd, "api-key", "API key for the admin port")
 	fs.StringVar(&t.natsURL, "nats-url", "", "publish straight to these NATS servers, past the gateway, e.g. nats://127.0.0.1:4222")
 }
 
@@ -101,7 +104,11 @@ func (t *targetFlags) open(cmd *cobra.Command) (target, error) {
 	if err != nil {
 		return nil, usageError{err}
 	}
-	return newAdminTarget(base, t.apiKey), nil
+	key, err := t.apiKey.value(cmd)
+	if err != nil {
+		return nil, err
+	}
+	return newAdminTarget(base, key), nil
 }
 
 // adminURL makes a base URL of what people write for an address.
@@ -276,7 +283,7 @@ func (a *adminTarget) statusError(res *http.Response) error {
 	case http.StatusBadRequest, http.StatusRequestEntityTooLarge:
 		e.unread = true
 	case http.StatusUnauthorized, http.StatusForbidden:
-		e.err = hinted{e.err, "Give the publish key with --api-key or ODIN_API_KEY."}
+		e.err = hinted{e.err, "Give the publish key with --api-key-file, ODIN_API_KEY or --api-key."}
 	case http.StatusNotFound, http.StatusMethodNotAllowed:
 		e.err = hinted{e.err, "Is that the admin port? --admin-addr wants the gateway's, 127.0.0.1:8081 by default."}
 	}

@@ -123,7 +123,7 @@ func yamlValue(v pflagValue) string {
 	case *list:
 		quoted := make([]string, len(v.items))
 		for i, item := range v.items {
-			quoted[i] = strconv.Quote(item)
+			quoted[i] = strconv.Quote(redactURL(item))
 		}
 		return "[" + strings.Join(quoted, ", ") + "]"
 	case *word:

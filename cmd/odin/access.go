@@ -1,0 +1,209 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/odin-ws/odin/gateway"
+	"github.com/odin-ws/odin/gateway/auth"
+)
+
+// Secrets that serve also takes from the environment itself. They are no flags'
+// names: what is typed can be seen by every user of the machine.
+const (
+	envTokenKey    = "ODIN_TOKEN_KEY"    // as in a file of --token-key-file, perhaps with ALG: before it
+	envPublishKeys = "ODIN_PUBLISH_KEYS" // lines as in --publish-key-file
+)
+
+// maxSecretFile bounds a file with keys or a secret, bytes.
+const maxSecretFile = 1 << 20
+
+// checkTokenKey accepts [ALG:]FILE; the file is read when serve starts.
+func checkTokenKey(item string) error {
+	if _, file := auth.CutAlgorithm(item); file == "" {
+		return fmt.Errorf("want [ALG:]FILE, not %q", item)
+	}
+	return nil
+}
+
+// checkKeySet accepts a file or a URL.
+func checkKeySet(item string) error {
+	_, err := auth.ParseKeySet(item)
+	return err
+}
+
+// checkPatterns accepts a pattern of channels.
+func checkPatterns(item string) error {
+	_, err := auth.ParsePatterns([]string{item})
+	return err
+}
+
+// access is who may enter: nil fields let everybody.
+type access struct {
+	tokens *auth.Tokens
+	keys   *auth.APIKeys
+}
+
+// access reads the keys that the settings and the environment name.
+func (l *loaded) access(log *slog.Logger) (a *access, err error) {
+	a = new(access)
+	defer func() {
+		if err != nil {
+			a.close()
+			err = usageError{err}
+		}
+	}()
+	cfg := auth.Config{
+		KeySets: l.JWKS.items, Issuers: l.TokenIssuer.items, Audiences: l.TokenAudience.items,
+		DefaultRead: l.TokenRead.items, AnonymousRead: l.AnonymousRead.items, Revoked: string(l.Revoked), Log: log,
+	}
+	if cfg.Keys, err = l.tokenKeys(); err != nil {
+		return a, err
+	}
+	if len(cfg.Keys)+len(cfg.KeySets) > 0 {
+		if a.tokens, err = auth.NewTokens(cfg); err != nil {
+			return a, err
+		}
+	} else if err = l.tokenless(); err != nil {
+		return a, err
+	}
+	lines, _ := lookupEnv(l.environ, envPublishKeys)
+	switch {
+	case l.PublishKeyFile != "" && lines != "":
+		return a, fmt.Errorf("--publish-key-file and %s are two places for the same keys: give one", envPublishKeys)
+	case l.PublishKeyFile != "" || lines != "":
+		if a.keys, err = auth.NewAPIKeys(string(l.PublishKeyFile), []byte(lines), log); err != nil && lines != "" {
+			err = fmt.Errorf("%s: %w", envPublishKeys, err)
+		}
+	}
+	return a, err
+}
+
+// tokenKeys reads the keys of --token-key-file and of the environment.
+func (l *loaded) tokenKeys() (keys []auth.Key, err error) {
+	add := func(where, alg string, text []byte) error {
+		some, err := auth.ParseKeys(alg, text)
+		if err != nil {
+			return fmt.Errorf("%s: %w", where, err)
+		}
+		keys = append(keys, some...)
+		return nil
+	}
+	for _, item := range l.TokenKeyFile.items {
+		alg, file := auth.CutAlgorithm(item)
+		text, err := readSmall(file)
+		if err != nil {
+			return nil, err
+		}
+		if err := add(file, alg, text); err != nil {
+			return nil, err
+		}
+	}
+	if text, _ := lookupEnv(l.environ, envTokenKey); text != "" {
+		alg, text := auth.CutAlgorithm(text)
+		if err := add(envTokenKey, alg, []byte(text)); err != nil {
+			return nil, err
+		}
+	}
+	return keys, nil
+}
+
+// tokenless refuses settings that restrict nobody without a token key: whoever
+// gave them believes that they do.
+func (l *loaded) tokenless() error {
+	for _, s := range l.settings() {
+		switch s.flag {
+		case "token-issuer", "token-audience", "token-read", "anonymous-read", "revoked":
+			if s.value.String() != "" {
+				return fmt.Errorf("%s restricts nobody: without a token key anyone may read; give --token-key-file or --jwks", l.called(s))
+			}
+		}
+	}
+	return nil
+}
+
+func (a *access) close() {
+	if a.tokens != nil {
+		a.tokens.Close()
+	}
+	if a.keys != nil {
+		a.keys.Close()
+	}
+}
+
+// into puts the keys into a configuration.
+func (a *access) into(c *gateway.Config) { c.Tokens, c.APIKeys = a.tokens, a.keys }
+
+// say logs who may do what, as an operator must know it.
+func (a *access) say(l *loaded, log *slog.Logger) {
+	if a.tokens == nil {
+		log.Info("No token key is configured: whoever reaches the public port may read")
+	} else {
+		log.Info("Readers need a token", "keys", a.tokens.Stats().Keys, "sets", len(l.JWKS.items),
+			"issuers", l.TokenIssuer.String(), "audiences", l.TokenAudience.String(),
+			"without_channels_read", l.TokenRead.String(), "without_token_read", l.AnonymousRead.String())
+		if len(l.TokenAudience.items) == 0 {
+			log.Warn("No audience is configured: a token that the same issuer made for another service is taken, too; see --token-audience")
+		}
+		for _, name := range l.JWKS.items {
+			if at, err := auth.ParseKeySet(name); err == nil && auth.Exposed(at) {
+				log.Warn("A set of token keys is fetched in the clear: who can change it on its way can make tokens; use https", "url", at.Redacted())
+			}
+		}
+	}
+	if a.keys == nil {
+		log.Info("No publish key is configured: whoever reaches the admin port may publish")
+	} else {
+		log.Info("The admin port needs an API key", "keys", a.keys.Len())
+	}
+}
+
+// readSmall reads a file with a secret or keys.
+func readSmall(path string) ([]byte, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if info.Size() > maxSecretFile {
+		return nil, fmt.Errorf("%s has more than %d bytes: that is no key", path, maxSecretFile)
+	}
+	return os.ReadFile(path)
+}
+
+// secretFlag is a client's secret: by a file, by the environment, or, since it is
+// convenient and can be seen by others, typed.
+type secretFlag struct{ name, text, file string }
+
+// add gives cmd the flags --NAME and --NAME-file.
+func (s *secretFlag) add(cmd *cobra.Command, name, what string) {
+	s.name = name
+	fs := cmd.Flags()
+	fs.StringVar(&s.file, name+"-file", "", "file with the "+what)
+	fs.StringVar(&s.text, name, "", what+"; every user of the machine can see what is typed here: better --"+name+"-file, or "+envName(name)+" in the environment")
+}
+
+// value is the secret, "" for none. What was typed counts more than the
+// environment.
+func (s *secretFlag) value(cmd *cobra.Command) (string, error) {
+	typed, typedFile := cmd.Flags().Changed(s.name), cmd.Flags().Changed(s.name+"-file")
+	switch {
+	case s.file == "" || s.text != "" && typed && !typedFile:
+		return s.text, nil
+	case s.text != "" && typed == typedFile:
+		return "", usagef("--%s and --%s-file are two ways to give the same: give one", s.name, s.name)
+	}
+	text, err := readSmall(s.file)
+	if err != nil {
+		return "", usageError{err}
+	}
+	secret := strings.TrimSpace(string(text))
+	if secret == "" || strings.ContainsAny(secret, "\r\n") {
+		return "", usageError{errors.New(s.file + ": want the secret alone, on one line")}
+	}
+	return secret, nil
+}
