@@ -37,8 +37,8 @@ type Config struct {
 	// AdmissionWait is how long a caller may wait for a place when all are
 	// taken; 0 refuses it at once. As many may wait as MaxHandshakes.
 	AdmissionWait time.Duration
-	// RejectWS upgrades those there is no place for and closes them with 1013,
-	// instead of answering 503.
+	// RejectWS upgrades those there is no place for and closes them with 1013, those
+	// without a good token with 4001, instead of answering 503 and 401.
 	RejectWS bool
 	// Memory reads the memory in use and its limit; nil: it isn't watched. It is
 	// called from one goroutine.

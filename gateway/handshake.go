@@ -142,12 +142,8 @@ func (s *shard) headDone(r connRef, c *slot, head, rest []byte) {
 			return
 		}
 	}
-	if ref == refuseFull && s.g.cfg.RejectWS {
-		s.refuseInside(r, c, &req)
-		return
-	}
 	if ref != nil {
-		s.refuse(r, c, ref)
+		s.refuseChecked(r, c, &req, ref)
 		return
 	}
 	c.flags |= flagAdmitted
@@ -249,18 +245,27 @@ func (s *shard) trimHandshakes() {
 	}
 }
 
-// refuseInside upgrades a handshake there is no place for and closes it with
-// 1013: a page in a browser can't see the status of a refused one.
-func (s *shard) refuseInside(r connRef, c *slot, req *wire.Request) {
+// refuseChecked refuses a good handshake: with a status, or, for want of a place or
+// of a good token, by upgrading it and closing it if --reject ws says so. A page in
+// a browser can't see the status of a refused one.
+func (s *shard) refuseChecked(r connRef, c *slot, req *wire.Request, ref *wire.Refusal) {
+	code, reason := uint16(0), ""
+	switch {
+	case !s.g.cfg.RejectWS:
+	case ref == refuseFull:
+		code, reason = closeBusy, "at capacity"
+	case ref.Status == http.StatusUnauthorized:
+		code, reason = closeToken, ref.Message
+	}
 	answer, err := req.AppendUpgrade(s.wbuf[:0])
-	if err != nil {
-		s.refuse(r, c, refuseFull)
+	if code == 0 || err != nil {
+		s.refuse(r, c, ref)
 		return
 	}
-	s.g.count.refused(refuseFull.Status)
-	s.g.count.closed(closeBusy)
-	s.wbuf = wire.AppendClose(answer, closeBusy, "at capacity")
-	s.goodbye(r, c, s.wbuf, closeBusy)
+	s.g.count.refused(ref.Status)
+	s.g.count.closed(code)
+	s.wbuf = wire.AppendClose(answer, code, reason)
+	s.goodbye(r, c, s.wbuf, code)
 }
 
 // dropOldestHead answers 408 to the oldest unfinished handshake; it reports

@@ -83,12 +83,17 @@ func (s *shard) keepHead(c *slot, head, rest []byte) bool {
 	return true
 }
 
+// keptHead is the head that keepHead kept.
+func keptHead(c *slot) []byte {
+	var scanner wire.HeadScanner
+	end, _ := scanner.Scan(c.ext.in)
+	return c.ext.in[:end]
+}
+
 // headAgain calls headDone for a head that was kept.
 func (s *shard) headAgain(r connRef, c *slot) {
-	in := c.ext.in
-	var scanner wire.HeadScanner
-	end, _ := scanner.Scan(in)
-	s.headDone(r, c, in[:end], in[end:])
+	head := keptHead(c)
+	s.headDone(r, c, head, c.ext.in[len(head):])
 }
 
 // verify has a token verified. It reports false when too many are already
@@ -168,7 +173,10 @@ func (s *shard) verified(batch []check) {
 			}
 		case c.state != stateHead: // told goodbye meanwhile
 		case ch.reason != auth.OK:
-			s.refuse(ch.connRef, c, s.refusedToken(ch.connRef, c, ch.reason))
+			// It was checked before it waited, so it can be parsed again.
+			if req, ref := wire.ParseHead(keptHead(c)); ref == nil {
+				s.refuseChecked(ch.connRef, c, &req, s.refusedToken(ch.connRef, c, ch.reason))
+			}
 		default:
 			s.setSession(ch.connRef, ch.session)
 			s.headAgain(ch.connRef, c)

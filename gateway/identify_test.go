@@ -184,6 +184,26 @@ func TestFullWithTokens(t *testing.T) {
 	}
 }
 
+// With --reject ws a page can see that it is its token that is not good.
+func TestTokenRejectedInside(t *testing.T) {
+	tokens := tokensFor(t, nil)
+	g := newTestGateway(t, func(c *Config) { c.Tokens, c.RejectWS = tokens, true })
+	for name, header := range map[string][]string{
+		"none": nil, "forged": {"+Authorization: Bearer " + mint(t, forger, claims())}, "too long": {"+Authorization: Bearer " + strings.Repeat("a", 8100)},
+	} {
+		r := g.raw(t)
+		r.send(g.head(header...), 0)
+		r.wantStatus(http.StatusSwitchingProtocols)
+		if code, before := r.closed(); code != 4001 || len(before) != 0 {
+			t.Errorf("%s: closed with %d after %q", name, code, before)
+		}
+	}
+	g.wantNothingHeld(t, 0, 0)
+	if n := g.count.refusals[401].Load(); n != 3 {
+		t.Errorf("%d counted", n)
+	}
+}
+
 // jwksOf is a set with one secret, as a file may have it.
 func jwksOf(kid string, secret []byte) string {
 	return fmt.Sprintf(`{"keys":[{"kty":"oct","kid":%q,"alg":"HS256","k":%q}]}`, kid, base64.RawURLEncoding.EncodeToString(secret))
