@@ -95,3 +95,16 @@ func TestTokenFails(t *testing.T) {
 	connected(t, s, opts, testClock())
 	r.want("error token", "error token")
 }
+
+// What a new token does not allow ends, and is tried again on the next connection.
+func TestForbiddenByANewToken(t *testing.T) {
+	s, r := newFake(t), newRecorder(t)
+	opts := r.options()
+	opts.OnError = func(e *Error) { r.say("error %s %s", e.Code, e.Channel) }
+	c, conn := connected(t, s, opts, testClock())
+	subscribed(t, c, r.follow("a"), func() { conn.ackAt(conn.expect("sub"), "e7", 1) })
+	conn.send(`{"t":"err","code":"forbidden","ch":"a"}`)
+	r.want("error forbidden a")
+	_ = conn.ws.Close(1012, "")
+	s.accept().expect("sub")
+}

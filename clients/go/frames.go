@@ -39,7 +39,7 @@ type frame struct {
 		PerSec int `json:"per_sec"`
 	} `json:"rate"`
 
-	name string              // Ch, in msg, gap, stale and live
+	name string              // Ch, in msg, gap, stale and live; in err too where it is about one
 	acks map[string]ackEntry // Ch, in ack
 }
 
@@ -66,6 +66,8 @@ func parseFrame(b []byte) (*frame, error) {
 		if f.After == nil || f.Before == nil {
 			return nil, errors.New("a gap without after and before")
 		}
+	case "err":
+		_ = json.Unmarshal(f.Ch, &f.name) // mostly it is about none
 	case "ack":
 		if len(f.Ch) > 0 {
 			if err := json.Unmarshal(f.Ch, &f.acks); err != nil {

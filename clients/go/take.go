@@ -207,7 +207,10 @@ func (c *Client) takeAnswer(l *link, f *frame) {
 	}
 	if i < 0 {
 		if f.T == "err" {
-			c.report(&Error{Code: f.code(), Message: f.Message})
+			c.report(&Error{Code: f.code(), Message: f.Message, Channel: f.name})
+			if fo := c.byName[f.name]; fo != nil && f.code() == "forbidden" {
+				fo.state = refused // a new token does not allow it
+			}
 		}
 		return
 	}

@@ -222,20 +222,25 @@ class Runner {
         return { fate: "stop", moves: false, asked: 0, good: false, err };
       }
     }
-    const inHeader = token !== undefined && (core.opts.auth ?? (core.opts.WebSocket ? "header" : "op")) === "header";
+    let auth = core.opts.auth ?? (core.opts.WebSocket ? "header" : "protocol");
+    // No subprotocol may be called so; by op it can be shown.
+    if (auth === "protocol" && !/^[A-Za-z0-9._~+-]+$/.test(token?.value ?? "")) auth = "op";
+    const shown = token !== undefined && auth !== "op";
     let refused: Refusal | undefined;
     let link: Link;
     try {
       if (core.closing) throw new Error("closed");
-      const ws = inHeader
-        ? new this.WS(url, ["odin.v1.json"], { headers: { Authorization: `Bearer ${token!.value}` } })
-        : new this.WS(url, ["odin.v1.json"]);
-      link = new Link(core, ws, () => this.hello(link, url, token, inHeader));
+      const protocols = ["odin.v1.json"];
+      if (shown && auth === "protocol") protocols.push(`odin.token.${token!.value}`);
+      const ws = shown && auth === "header"
+        ? new this.WS(url, protocols, { headers: { Authorization: `Bearer ${token!.value}` } })
+        : new this.WS(url, protocols);
+      link = new Link(core, ws, () => this.hello(link, url, token, shown));
       watchRefusal(ws, (r) => (refused = r));
     } catch (cause) {
       return { fate: "lost", moves: true, asked: 0, good: false, err: new OdinError("network", String(cause), { cause }) };
     }
-    if (token && inHeader) core.token = token.value;
+    if (token && shown) core.token = token.value;
     this.link = link;
     const closed = await link.end;
     this.link = core.link = null;
@@ -255,7 +260,7 @@ class Runner {
   }
 
   // hello takes the greeting.
-  private hello(l: Link, url: string, token: { value: string; renew: number } | undefined, inHeader: boolean): void {
+  private hello(l: Link, url: string, token: { value: string; renew: number } | undefined, shown: boolean): void {
     const { core } = this;
     const f = l.hello!;
     if (f.v !== 1) {
@@ -270,7 +275,7 @@ class Runner {
     core.greeted = true;
     this.greet();
     core.announce({ connected: true, url, node: f.node, conn: f.conn });
-    if (token && inHeader) l.renew = token.renew;
+    if (token && shown) l.renew = token.renew;
     else if (token) authenticate(core, l, token);
     l.nudge();
   }

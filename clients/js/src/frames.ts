@@ -6,7 +6,7 @@ export interface Frame {
   t: string;
   text: string; // as it came
   id?: number;
-  name: string; // ch, in msg, gap, stale and live
+  name: string; // ch, in msg, gap, stale and live; in err too where it is about one
   acks: Record<string, Position>; // ch, in ack
 
   seq: number;
@@ -57,6 +57,9 @@ export function parseFrame(text: unknown): Frame {
       break;
     case "gap":
       if (!isSeq(o.after) || !isSeq(o.before)) throw new Error("a gap without after and before");
+      break;
+    case "err":
+      if (typeof o.ch === "string") f.name = o.ch;
       break;
     case "ack":
       for (const [name, at] of Object.entries<any>(object(o.ch))) {

@@ -201,7 +201,11 @@ function takeAnswer(core: Core, l: Link, f: Frame): void {
   else if (f.t === "err" && code === "rate_limited" && l.waiting.length > 0) i = 0;
   const cmd = i < 0 ? undefined : l.waiting.splice(i, 1)[0];
   if (!cmd) {
-    if (f.t === "err") core.report(new OdinError(code, f.message));
+    if (f.t === "err") {
+      core.report(new OdinError(code, f.message, f.name ? { channel: f.name } : {}));
+      const fo = core.byName.get(f.name);
+      if (fo && code === "forbidden") fo.state = "refused"; // a new token does not allow it
+    }
     return;
   }
   l.answered = Date.now();

@@ -87,12 +87,14 @@ export interface Options {
   /** URLs of other nodes of the same gateway, tried in turn. */
   fallback?: readonly string[];
   /** Asked for a token at each connection and before the last one expires. It is
-   * sent by the op auth, or in the header, never in a URL. */
+   * sent in the handshake, and a new one by the op auth; never in a URL. */
   token?: () => Token | string | PromiseLike<Token | string>;
-  /** How a token is shown at connect: "op" after the greeting, the only way a
-   * browser has; "header" as Authorization, for a WebSocket whose third argument
-   * has headers, as npm's ws. Default: "header" if WebSocket is given, else "op". */
-  auth?: "op" | "header";
+  /** How a token is shown at connect: "protocol" as a subprotocol, all that a
+   * browser can add to a handshake; "header" as Authorization, for a WebSocket whose
+   * third argument has headers, as npm's ws; "op" after the greeting, for a server
+   * that lets everybody in and gives more to who shows a token. Default: "header" if
+   * WebSocket is given, else "protocol". */
+  auth?: "protocol" | "op" | "header";
   /** The WebSocket to use, such as npm's ws. Default: the global one, which
    * browsers have, and Node.js from 22 on. */
   WebSocket?: WebSocketConstructor;

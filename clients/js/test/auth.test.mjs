@@ -35,6 +35,32 @@ test("a browser shows it by op, before anything else", async (t) => {
   await r.want("error bad_request");
 });
 
+test("a browser shows it as a subprotocol, and refreshes it by op", async (t) => {
+  const [s, r] = [await Fake.start(t), new Recorder()];
+  const [, conn] = await connected(t, s, r.options({ WebSocket: BrowserLike, auth: "protocol", token: tokens(500) }));
+  assert.equal(s.headers[0].authorization, undefined);
+  assert.match(s.headers[0]["sec-websocket-protocol"], /^odin\.v1\.json, ?odin\.token\.t1$/);
+  assert.equal((await conn.expect("auth")).token, "t2");
+});
+
+test("a token that is no subprotocol goes by op", async (t) => {
+  const [s, r] = [await Fake.start(t), new Recorder()];
+  const [, conn] = await connected(t, s, r.options({ WebSocket: BrowserLike, auth: "protocol", token: () => "a b,c" }));
+  assert.equal(s.headers[0]["sec-websocket-protocol"], "odin.v1.json");
+  assert.equal((await conn.expect("auth")).token, "a b,c");
+});
+
+test("what a new token does not allow ends", async (t) => {
+  const [s, r] = [await Fake.start(t), new Recorder()];
+  const [c, conn] = await connected(t, s, r.options({ onError: (e) => r.say(`error ${e.code} ${e.channel}`) }));
+  await subscribed(c, r.follow("a"), async () => conn.ackAt(await conn.expect("sub"), "e7", 1));
+  conn.send({ t: "err", code: "forbidden", ch: "a" });
+  await r.want("error forbidden a");
+  conn.ws.close(1012); // the next connection tries it again
+  const next = await s.accept();
+  await next.expect("sub");
+});
+
 test("a refused token is not shown twice; another one is tried", async (t) => {
   const [s, r] = [await Fake.start(t), new Recorder()];
   let token = "old";
