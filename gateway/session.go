@@ -11,9 +11,9 @@ import (
 // What a connection with a token may do is kept beside its slot, by index: an
 // idle one without costs nothing.
 
-// sessionBytes is what a session costs: key and value in the shard's map, its
-// control byte, and the places it keeps free, which are at most as many again.
-const sessionBytes = 2 * (int64(unsafe.Sizeof(uint32(0))) + 4 + int64(unsafe.Sizeof(auth.Session{})) + 1)
+// sessionBytes is what a session costs: key and value in the shard's map and a
+// control byte, where the map has just doubled and is 7/16 full.
+const sessionBytes = (8 + int64(unsafe.Sizeof(auth.Session{})) + 1) * 16 / 7
 
 // setSession remembers whose a connection is.
 func (s *shard) setSession(r connRef, session auth.Session) {

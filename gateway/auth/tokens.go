@@ -220,8 +220,8 @@ func channels(claim any) (list []string, ok bool) {
 	return nil, false
 }
 
-// Verify says what a token allows, or why it allows nothing. It takes some 10 to
-// 100 µs. After Fetching it may be asked again: the answer then is another as soon
+// Verify says what a token allows, or why it allows nothing. It takes
+// tens of microseconds with HMAC and ten times that with ECDSA. After Fetching it may be asked again: the answer then is another as soon
 // as the set of keys was fetched.
 func (t *Tokens) Verify(token string) (Session, Reason) {
 	if len(token) > MaxToken {
