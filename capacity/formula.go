@@ -25,6 +25,8 @@ type Input struct {
 	// them per connection, at 512 B each; event-loop per channel, at no cost
 	// here.
 	Replay int
+	// TLS is who does the records of the public port; the zero value: it is plain.
+	TLS TLSRecords
 	// Descriptors is the limit of open files; see Descriptors. 0: not applied.
 	Descriptors uint64
 	// ReservedDescriptors is how many of them are not for clients; 0 means 256.
@@ -66,10 +68,13 @@ type Result struct {
 	BytesPerConnection  int64   `json:"bytes_per_connection"`
 	RuntimeOverhead     int64   `json:"runtime_overhead"`
 	Backlog             int64   `json:"backlog"`
-	Overhead            int64   `json:"overhead"`             // RuntimeOverhead + Backlog
+	Overhead            int64   `json:"overhead"`             // RuntimeOverhead + Backlog + TLSHandshakeBytes
 	Replay              int     `json:"replay"`               // messages
 	Descriptors         uint64  `json:"descriptors"`          // a number; 0 if not applied
 	ReservedDescriptors int     `json:"reserved_descriptors"` // a number
+
+	TLS               TLSRecords `json:"tls,omitempty"`
+	TLSHandshakeBytes int64      `json:"tls_handshake_bytes,omitempty"`
 
 	in Input // what it was computed from, for Recompute
 }
@@ -129,6 +134,9 @@ func (in Input) terms() (Result, error) {
 	if _, err := ParseProfile(string(in.Profile)); err != nil {
 		return Result{}, err
 	}
+	if _, err := ParseTLSRecords(string(in.TLS)); err != nil {
+		return Result{}, err
+	}
 	for _, f := range []struct {
 		flag       string
 		value, min int64
@@ -160,11 +168,12 @@ func (in Input) terms() (Result, error) {
 		Replay:              in.Replay,
 		Descriptors:         in.Descriptors,
 		ReservedDescriptors: in.ReservedDescriptors,
+		TLS:                 in.TLS,
 
 		in: in,
 	}
 	if r.BytesPerConnection == 0 {
-		r.BytesPerConnection = r.Profile.bytesPerConnection(r.Replay)
+		r.BytesPerConnection = r.Profile.bytesPerConnection(r.Replay) + r.TLS.perConnection()
 	}
 	if r.RuntimeOverhead <= 0 {
 		r.RuntimeOverhead = DefaultRuntimeOverhead
@@ -175,10 +184,11 @@ func (in Input) terms() (Result, error) {
 	if r.ReservedDescriptors == 0 {
 		r.ReservedDescriptors = DefaultReservedDescriptors
 	}
-	if r.RuntimeOverhead > math.MaxInt64-r.Backlog {
+	r.TLSHandshakeBytes = r.TLS.handshakes(r.Limit.Bytes)
+	if r.RuntimeOverhead > math.MaxInt64-r.Backlog || r.RuntimeOverhead+r.Backlog > math.MaxInt64-r.TLSHandshakeBytes {
 		return Result{}, fmt.Errorf("capacity: --runtime-overhead and --backlog add up to more than 2^63 bytes")
 	}
-	r.Overhead = r.RuntimeOverhead + r.Backlog
+	r.Overhead = r.RuntimeOverhead + r.Backlog + r.TLSHandshakeBytes
 	return r, nil
 }
 

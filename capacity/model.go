@@ -76,7 +76,7 @@ func (p Profile) ConnectionTerms(replay int) []Term {
 
 // ConnectionTerms returns what BytesPerConnection is made of.
 func (r Result) ConnectionTerms() []Term {
-	terms := r.Profile.ConnectionTerms(r.Replay)
+	terms := append(r.Profile.ConnectionTerms(r.Replay), r.TLS.connectionTerms()...)
 	if sum(terms) == r.BytesPerConnection {
 		return terms
 	}
@@ -94,7 +94,11 @@ func (r Result) ProcessTerms() ([]Term, error) {
 	if r.Profile == Goroutine {
 		backlog.What, backlog.Source = "none: the send queue is counted per connection", "--backlog"
 	}
-	return append(b.Terms(), backlog), nil
+	terms := append(b.Terms(), backlog)
+	if r.TLS != TLSNone {
+		terms = append(terms, Term{"tls handshakes", fmt.Sprintf("%d of them under way, %s each", r.TLSHandshakes(), FormatSize(TLSHandshake)), r.TLSHandshakeBytes, PerProcess, "a thirty-second of the limit, 32 MiB at most; measured 23 KB each"})
+	}
+	return terms, nil
 }
 
 // outsideGo is the part of the runtime overhead, in percent, that the runtime
@@ -113,7 +117,11 @@ const outsideGo = 40
 // more than the model leaves to spare; in smaller ones its floor of 64 MiB is
 // more than there is.
 func (r Result) GoMemLimit() int64 {
-	kernel := min(KernelPerConnection, r.BytesPerConnection)
+	kernel := int64(KernelPerConnection)
+	if r.TLS == TLSKernel {
+		kernel += TLSKernelPerConnection
+	}
+	kernel = min(kernel, r.BytesPerConnection)
 	outside := r.RuntimeOverhead / 100 * outsideGo
 	return max(r.Limit.Bytes-r.Backlog-int64(r.Max)*kernel-outside, r.RuntimeOverhead-outside)
 }

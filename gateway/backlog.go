@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"slices"
 	"sync/atomic"
+
+	"github.com/odin-ws/odin/gateway/secure"
 )
 
 // The kernel charges a socket for what its peer has not acknowledged, by the
@@ -57,7 +59,11 @@ func (b *backlog) take(n int64) bool {
 
 // sendPages is the most a connection's socket can hold, pages.
 func (s *shard) sendPages(c *slot) int {
-	return 2*(s.g.cfg.SndBuf<<c.sendShift)/page + 1
+	n := 2*(s.g.cfg.SndBuf<<c.sendShift)/page + 1
+	if s.tls != nil {
+		n += secure.HeldPages // the rest of a record
+	}
+	return n
 }
 
 // afford charges a connection for a write of n bytes about to be made. When the

@@ -115,6 +115,8 @@ type Config struct {
 	IPConnections, IPRate int
 	// TrustedProxies may say the client's address in X-Forwarded-For.
 	TrustedProxies []netip.Prefix
+	// TLS makes the public port speak TLS, and nothing else; nil: plain.
+	TLS *TLS
 	// Echo serves /echo for conformance suites.
 	Echo bool
 

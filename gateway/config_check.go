@@ -59,6 +59,9 @@ func (c *Config) check() error {
 	if c.RateBurst > maxRate || c.RatePerSec > maxRate {
 		bad("--rate-burst and --rate-per-sec may be at most %d", maxRate)
 	}
+	if c.TLS != nil && (c.TLS.Certificates == nil || c.TLS.Handshakes < 1) {
+		bad("TLS without a certificate, or without a handshake allowed")
+	}
 	if c.MaxMessage > 1<<30 {
 		bad("--max-message is %d; it must be at most 1GiB", c.MaxMessage)
 	}

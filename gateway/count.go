@@ -18,6 +18,9 @@ type counters struct {
 	HeadsAborted  atomic.Uint64 // left before their request head was whole
 	PlainRequests atomic.Uint64 // handed to net/http
 
+	CertificatesTaken atomic.Uint64 // TLS certificates replaced while running
+	CertificatesBad   atomic.Uint64 // and those that could not be used
+
 	BytesIn     atomic.Uint64
 	BytesOut    atomic.Uint64
 	CommandsIn  atomic.Uint64 // messages from clients

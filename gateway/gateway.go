@@ -23,6 +23,7 @@ import (
 	"github.com/odin-ws/odin/capacity"
 	"github.com/odin-ws/odin/gateway/broker"
 	"github.com/odin-ws/odin/gateway/channel"
+	"github.com/odin-ws/odin/gateway/secure"
 	"github.com/odin-ws/odin/gateway/wire"
 	"github.com/odin-ws/odin/netpoll"
 )
@@ -55,6 +56,7 @@ type Gateway struct {
 	publishRate *rate.Limiter       // of messages; nil: no bound
 	reading     *semaphore.Weighted // history requests under way
 	plain       *plainServer
+	handshakes  *handshakes // of TLS; nil: plain
 
 	// Static after Start.
 	listener *netpoll.Listener
@@ -65,6 +67,7 @@ type Gateway struct {
 	// Any goroutine.
 	acceptor atomic.Pointer[netpoll.Acceptor] // nil until it accepts, when others run already
 	count    counters
+	secured  secure.Counters
 	sampler  sampler
 	draining atomic.Bool
 	pressure atomic.Uint32                   // a capacity.State
@@ -151,6 +154,9 @@ func newGateway(cfg Config, newLoop func(netpoll.Config) (netpoll.Loop, error)) 
 	}
 	g.workers = workers
 	g.plain = newPlainServer(g)
+	if cfg.TLS != nil {
+		g.handshakes = newHandshakes(g, cfg.TLS)
+	}
 	for i := range cfg.Shards {
 		loop, err := newLoop(netpoll.Config{Tick: tick, OnFatal: g.die})
 		if err != nil {
@@ -211,11 +217,17 @@ func (g *Gateway) Start() (err error) {
 			cancel()
 		}()
 	}
-	acceptor, err := netpoll.NewAcceptor(g.listener, netpoll.AcceptorConfig{
+	cfg := netpoll.AcceptorConfig{
 		Accepted: g.place,
 		Refusal:  func(dst []byte) []byte { return refuseFull.AppendResponse(dst, retryAfter()) },
 		OnFatal:  g.die,
-	})
+	}
+	if g.handshakes != nil {
+		cfg.Accepted, cfg.Refusal = g.handshakes.take, nil // there is no descriptor to shake hands on
+		g.tickers.Add(1)
+		go g.watchCertificates()
+	}
+	acceptor, err := netpoll.NewAcceptor(g.listener, cfg)
 	if err == nil {
 		g.acceptor.Store(acceptor)
 	}
@@ -403,6 +415,9 @@ func (g *Gateway) stopNow() {
 	if a := g.acceptor.Load(); a != nil {
 		a.Close()
 	}
+	if g.handshakes != nil {
+		g.handshakes.stop()
+	}
 	g.plain.stop()
 	g.stopAdmin()
 	if g.listener != nil {
@@ -426,7 +441,10 @@ func (g *Gateway) release() {
 		s.box.mu.Lock()
 		s.box.closed = true
 		fds := s.box.fds
-		s.box.fds = nil
+		for _, f := range s.box.secured {
+			fds = append(fds, f.fd)
+		}
+		s.box.fds, s.box.secured = nil, nil
 		s.box.mu.Unlock()
 		s.loop.Stop()
 		for _, fd := range fds {

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"strconv"
 
+	"github.com/odin-ws/odin/gateway/secure"
 	"github.com/odin-ws/odin/gateway/wire"
 	"github.com/odin-ws/odin/netpoll"
 )
@@ -302,6 +303,10 @@ func (s *shard) handOff(r connRef, c *slot, head, rest []byte) {
 	s.g.count.PlainRequests.Add(1)
 	fd := int(c.fd)
 	s.loop.Del(fd)
+	var secured *secure.Conn
+	if s.tls != nil {
+		secured = s.tls.Detach(fd)
+	}
 	s.forget(r, c)
-	s.g.plain.hand(fd, prefix)
+	s.g.plain.hand(fd, prefix, secured)
 }

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/odin-ws/odin/gateway/secure"
 )
 
 const (
@@ -78,8 +80,9 @@ func (p *plainServer) reserve() bool {
 	return true
 }
 
-// hand takes a descriptor over, with the bytes already read from it.
-func (p *plainServer) hand(fd int, prefix []byte) {
+// hand takes a descriptor over, with the bytes already read from it; secured is nil
+// where they are not TLS's.
+func (p *plainServer) hand(fd int, prefix []byte, secured *secure.Conn) {
 	f := os.NewFile(uintptr(fd), "client")
 	c, err := net.FileConn(f) // a duplicate; for a request's length that is no matter
 	f.Close()
@@ -87,6 +90,9 @@ func (p *plainServer) hand(fd int, prefix []byte) {
 		p.active.Add(-1)
 		p.g.sampled("plain", "a plain HTTP connection could not be taken over", "err", err)
 		return
+	}
+	if secured != nil {
+		c = secured.Stream(c)
 	}
 	pc := &plainConn{Conn: c, prefix: prefix, active: &p.active}
 	select {

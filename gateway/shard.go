@@ -8,6 +8,7 @@ import (
 
 	"github.com/odin-ws/odin/gateway/auth"
 	"github.com/odin-ws/odin/gateway/channel"
+	"github.com/odin-ws/odin/gateway/secure"
 	"github.com/odin-ws/odin/gateway/wire"
 	"github.com/odin-ws/odin/netpoll"
 )
@@ -39,6 +40,7 @@ type shard struct {
 	g    *Gateway
 	id   int
 	loop netpoll.Loop
+	tls  *secure.Loop // loop, where the port speaks TLS; else nil
 
 	flushTurn, flushNodes int // the constants, but in tests
 
@@ -152,6 +154,7 @@ type node struct {
 // mailItems is what other goroutines have for a shard.
 type mailItems struct {
 	fds     []int          // accepted descriptors
+	secured []securedFD    // and those that have shaken hands
 	replies []func(*shard) // results of the pool and orders of the Gateway
 }
 
@@ -162,8 +165,13 @@ type mailbox struct {
 }
 
 func newShard(g *Gateway, id int, loop netpoll.Loop) *shard {
+	var secured *secure.Loop
+	if g.cfg.TLS != nil {
+		secured = secure.New(loop, secure.Config{Pool: g.pool, Tick: tick, Timeout: g.cfg.FrameTimeout, Counters: &g.secured})
+		loop = secured
+	}
 	s := &shard{
-		g: g, id: id, loop: loop,
+		g: g, id: id, loop: loop, tls: secured,
 		flushTurn: flushTurn, flushNodes: flushNodes,
 		now:     1,
 		chanOf:  make(map[*channel.Channel]*shardChan),
@@ -216,11 +224,16 @@ func (s *shard) Mail() {
 	for _, fd := range s.mail.fds {
 		s.accept(fd)
 	}
+	for i, f := range s.mail.secured {
+		s.mail.secured[i] = securedFD{}
+		s.tls.Attach(f.fd, f.conn)
+		s.accept(f.fd)
+	}
 	for i, f := range s.mail.replies {
 		s.mail.replies[i] = nil
 		f(s)
 	}
-	s.mail.fds, s.mail.replies = s.mail.fds[:0], s.mail.replies[:0]
+	s.mail.fds, s.mail.secured, s.mail.replies = s.mail.fds[:0], s.mail.secured[:0], s.mail.replies[:0]
 
 	s.dirty, s.added = s.g.hub.Take(s.id, s.dirty[:0], s.added[:0])
 	s.tellMissed() // first: what is new may begin behind it

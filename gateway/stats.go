@@ -99,6 +99,7 @@ type Stats struct {
 	AuthFailed map[string]uint64 `json:"authFailed"`       // tokens and API keys not accepted, by reason
 	Forbidden  uint64            `json:"apiKeysForbidden"` // requests whose API key is for something else
 	AuthEnded  map[string]uint64 `json:"authEnded"`        // connections whose token went bad, by reason
+	TLS *TLSStats `json:"tls,omitempty"`
 
 	Broker BrokerStats `json:"broker"`
 }
@@ -238,6 +239,7 @@ func (g *Gateway) Stats() Stats {
 	}
 	st.Forbidden = c.KeysForbidden.Load()
 	st.AuthFailed, st.AuthEnded = byReason(&c.AuthFailed), byReason(&c.AuthEnded)
+	st.TLS = g.tlsStats()
 	st.Pressure = capacity.State(g.pressure.Load()).String()
 	st.MemoryErrors = c.MemoryErrors.Load()
 	if s := g.memory.Load(); s != nil {

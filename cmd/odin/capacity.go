@@ -24,6 +24,7 @@ type capacityFlags struct {
 	active                  percent
 	config                  string
 	measure, asJSON         bool
+	tls                     choice
 
 	// Found out by load and run.
 	limit       capacity.Limit
@@ -36,6 +37,7 @@ type capacityFlags struct {
 func newCapacity(environ []string) *cobra.Command {
 	f := &capacityFlags{
 		profile: choice{"event-loop", []string{"event-loop", "goroutine"}},
+		tls:     choice{"", []string{"", "own", "kernel"}},
 		replay:  capacity.DefaultReplay, backlog: capacity.DefaultBacklog, active: 100,
 	}
 	cmd := &cobra.Command{
@@ -76,6 +78,7 @@ docs/capacity.md explains every term; --json says where each figure is from.`,
 	fs.SortFlags = false
 	fs.Var(&f.memory, "memory", "size of the container to reckon for; empty: this one")
 	fs.Var(&f.profile, "profile", "cost model: event-loop (this server) or goroutine (a goroutine, queue and replay buffer each)")
+	fs.VarPF(&f.tls, "tls", "", "the port speaks TLS, its records done by this process (own, the same as no value) or by the kernel; empty: plain, or as --tls-cert is set").NoOptDefVal = "own"
 	fs.Var(&f.replay, "replay", "messages kept for resuming; 0 with goroutine: its first phase, without a replay buffer")
 	fs.Var(&f.perConnection, "bytes-per-connection", "memory of one connection, kernel included; empty: the profile's")
 	fs.Var(&f.overhead, "runtime-overhead", "memory set aside for the process itself; empty: 128MiB")
@@ -109,6 +112,11 @@ func (f *capacityFlags) load(cmd *cobra.Command, environ []string) error {
 		"runtime-overhead":     func() { f.overhead = l.RuntimeOverhead },
 		"backlog":              func() { f.backlog = l.Backlog },
 		"max-connections":      func() { f.maxConnections = l.MaxConnections },
+		"tls": func() {
+			if l.TLSCert != "" {
+				f.tls.word = string(recordsHere(l.TLSKernel.word))
+			}
+		},
 	} {
 		if !given(flag) {
 			take()
@@ -139,6 +147,7 @@ func (f *capacityFlags) load(cmd *cobra.Command, environ []string) error {
 func (f *capacityFlags) input(p capacity.Profile, limit capacity.Limit) capacity.Input {
 	return capacity.Input{
 		Limit: limit, Profile: p, Replay: int(f.replay), RuntimeOverhead: int64(f.overhead), Backlog: int64(f.backlog),
+		TLS: capacity.TLSRecords(f.tls.word),
 	}
 }
 

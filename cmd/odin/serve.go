@@ -67,7 +67,11 @@ func serve(ctx context.Context, l *loaded, environ []string, stdout, stderr io.W
 	log := newLogger(l, stderr)
 	slog.SetDefault(log) // for libraries that log by themselves
 
-	sum, err := l.capacity(log)
+	encrypted, err := l.openTLS(log)
+	if err != nil {
+		return err
+	}
+	sum, err := l.capacity(log, recordsOf(encrypted))
 	if err != nil {
 		return err
 	}
@@ -98,6 +102,7 @@ func serve(ctx context.Context, l *loaded, environ []string, stdout, stderr io.W
 	defer who.close()
 	cfg := l.gatewayConfig(sum.Max, shards, log)
 	who.into(&cfg)
+	cfg.TLS = encrypted
 	budgets, err := l.budgets(sum, &cfg)
 	if err != nil {
 		return err
@@ -162,7 +167,7 @@ func newLogger(l *loaded, out io.Writer) *slog.Logger {
 }
 
 // capacity works out how many connections this process may hold.
-func (l *loaded) capacity(log *slog.Logger) (capacity.Result, error) {
+func (l *loaded) capacity(log *slog.Logger, records capacity.TLSRecords) (capacity.Result, error) {
 	descriptors, err := capacity.Descriptors()
 	if err != nil {
 		log.Warn("The descriptor limit could not be raised", "err", err, "limit", descriptors)
@@ -184,7 +189,7 @@ func (l *loaded) capacity(log *slog.Logger) (capacity.Result, error) {
 		Limit: limit, Profile: profile, BytesPerConnection: int64(l.BytesPerConnection),
 		RuntimeOverhead: int64(l.RuntimeOverhead), Backlog: int64(l.Backlog), Replay: int(l.Replay),
 		Descriptors: descriptors, ReservedDescriptors: reserved(descriptors, int(l.MaxHandshakes)),
-		Configured: int(l.MaxConnections),
+		Configured: int(l.MaxConnections), TLS: records,
 	})
 	if err != nil {
 		return r, usageError{err}
@@ -249,7 +254,7 @@ func (l *loaded) gatewayConfig(maxConnections, shards int, log *slog.Logger) gat
 // buffers larger.
 func (l *loaded) budgets(sum capacity.Result, c *gateway.Config) (capacity.Shares, error) {
 	longest := 4 * int64(l.MaxMessage) // a few of the longest messages at once
-	spare := sum.Limit.Bytes - sum.RuntimeOverhead - sum.Backlog - int64(sum.Max)*sum.BytesPerConnection
+	spare := sum.Limit.Bytes - sum.Overhead - int64(sum.Max)*sum.BytesPerConnection
 	if spare < capacity.MiB { // what the division leaves
 		spare = 0
 	}
@@ -271,6 +276,10 @@ func (l *loaded) budgets(sum capacity.Result, c *gateway.Config) (capacity.Share
 	if sum.Descriptors > 0 {
 		spare := int(min(sum.Descriptors, 1<<30)) - sum.Max - capacity.DefaultReservedDescriptors/2
 		c.MaxHandshakes = max(16, min(c.MaxHandshakes, spare/groups))
+	}
+	if c.TLS != nil {
+		// Two descriptors each, while they last.
+		c.TLS.Handshakes = max(16, min(int(l.MaxHandshakes), sum.TLSHandshakes(), c.MaxHandshakes))
 	}
 	return shares, nil
 }
@@ -357,16 +366,20 @@ const (
 // function it returns ends it.
 func startDemo(b batchPublisher, gw *gateway.Gateway, log *slog.Logger, stdout io.Writer) (stop func()) {
 	host := dialable(gw.Addr())
+	secured := ""
+	if gw.Stats().TLS != nil {
+		secured = "s"
+	}
 	fmt.Fprintf(stdout, `
 A synthetic market of %d symbols, %d events a second, is running:
 
-  watch it    odin tail --url ws://%s/ws 'trade.*'
-  connect     ws://%s/ws
+  watch it    odin tail --url ws%[4]s://%[3]s/ws 'trade.*'
+  connect     ws%[4]s://%[3]s/ws
               {"op":"sub","id":1,"ch":["trade.*"]}
-  look inside http://%s/stats
-  publish     odin publish --admin-addr %s demo.hello '{"text":"hi"}'
+  look inside http%[4]s://%[3]s/stats
+  publish     odin publish --admin-addr %[5]s demo.hello '{"text":"hi"}'
 
-`, demoSymbols, demoRate, host, host, host, dialable(gw.AdminAddr()))
+`, demoSymbols, demoRate, host, secured, dialable(gw.AdminAddr()))
 
 	s := market.NewSynth(market.SynthConfig{Symbols: demoSymbols, Rate: demoRate, Seed: 1})
 	f := &feeder{

@@ -26,8 +26,11 @@ import (
 // default, and what help and `config print --defaults` say. A blank line here
 // is one in the file.
 type serveConfig struct {
-	Addr      word `flag:"addr" default:":8080" group:"Listeners" usage:"public listener: /ws, /healthz, /readyz, /stats"`
-	AdminAddr word `flag:"admin-addr" default:"127.0.0.1:8081" usage:"admin listener: publish, channels, profiles; only with --publish-key-file on another address than loopback"`
+	Addr      word   `flag:"addr" default:":8080" group:"Listeners" usage:"public listener: /ws, /healthz, /readyz, /stats"`
+	AdminAddr word   `flag:"admin-addr" default:"127.0.0.1:8081" usage:"admin listener: publish, channels, profiles; only with --publish-key-file on another address than loopback"`
+	TLSCert   word   `flag:"tls-cert" default:"" usage:"certificate of the public listener, PEM, its chain below it; with it the port speaks TLS only. Read again when it changes"`
+	TLSKey    word   `flag:"tls-key" default:"" usage:"its unencrypted key, PEM"`
+	TLSKernel choice `flag:"tls-kernel" default:"auto" of:"auto,off" usage:"let the kernel encrypt where it can (module tls): auto or off"`
 
 	DataDir    word `flag:"data-dir" default:"" group:"Storage" usage:"where the embedded stream is kept; empty: $STATE_DIRECTORY, else /var/lib/odin for root, else $XDG_STATE_HOME/odin or ~/.local/state/odin (with --demo: a temporary one)"`
 	NATSURL    word `flag:"nats-url" default:"" usage:"NATS servers with JetStream to use, e.g. nats://a:4222,nats://b:4222; empty: an embedded server"`
@@ -314,6 +317,9 @@ func (l *loaded) validate() error {
 		if ip := net.ParseIP(host); (ip == nil || !ip.IsLoopback()) && l.PublishKeyFile == "" && lines == "" {
 			bad("admin-addr", "%s is no loopback address, and no API key guards the admin port: use 127.0.0.1, or give --publish-key-file", l.AdminAddr)
 		}
+	}
+	if (l.TLSCert == "") != (l.TLSKey == "") {
+		bad("tls-cert", "a certificate and its key go together: give --tls-cert and --tls-key, or neither")
 	}
 	if l.NATSURL != "" {
 		for _, one := range strings.Split(string(l.NATSURL), ",") {

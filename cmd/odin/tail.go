@@ -37,6 +37,7 @@ type tailFlags struct {
 	ms, count                   count
 	duration                    span
 	check, snap, pretty, silent bool
+	tls                         clientTLS
 }
 
 func newTail() *cobra.Command {
@@ -71,6 +72,7 @@ gaps do not.`,
 	fs := cmd.Flags()
 	fs.SortFlags = false
 	fs.StringVar(&f.url, "url", "ws://127.0.0.1:8080/ws", "the gateway")
+	f.tls.add(fs)
 	fs.BoolVar(&f.check, "check", false, "verify every seq and prev")
 	fs.StringVar(&f.since, "since", "", "resume every channel after this position, EPOCH:SEQ")
 	fs.StringVar(&f.mode, "mode", "all", "all, or latest: only the newest message of each --ms")
@@ -267,7 +269,15 @@ func (t *tailer) follow(ctx context.Context) error {
 func (t *tailer) dial(ctx context.Context) (*websocket.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	opts := &websocket.DialOptions{Subprotocols: []string{"odin.v1.json"}, HTTPHeader: http.Header{}}
+	cfg, err := t.flags.tls.config()
+	if err != nil {
+		return nil, err
+	}
+	transport := &http.Transport{TLSClientConfig: cfg, Proxy: http.ProxyFromEnvironment}
+	defer transport.CloseIdleConnections()
+	opts := &websocket.DialOptions{
+		Subprotocols: []string{"odin.v1.json"}, HTTPHeader: http.Header{}, HTTPClient: &http.Client{Transport: transport},
+	}
 	if t.token != "" {
 		opts.HTTPHeader.Set("Authorization", "Bearer "+t.token)
 	}

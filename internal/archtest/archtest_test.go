@@ -30,10 +30,31 @@ type rule struct {
 var rules = []rule{
 	{
 		name:    "leaves",
-		from:    []string{"./netpoll/...", "./bufpool/...", "./capacity/...", "./gateway/auth/...", "./internal/market/...", "./internal/swarm/...", "./internal/ledger/..."},
+		from:    []string{"./netpoll/...", "./bufpool/...", "./capacity/...", "./tlsrec/...", "./gateway/auth/...", "./internal/market/...", "./internal/ledger/..."},
 		to:      []string{"./..."},
 		deep:    true,
 		because: "each can be read, tested and reused without the rest",
+	},
+	{
+		name:    "swarm",
+		from:    []string{"./internal/swarm/..."},
+		to:      []string{"./gateway/...", "./netpoll/...", "./bufpool/...", "./capacity/...", "./bench/...", "./cmd/..."},
+		deep:    true,
+		because: "who loads the gateway shares none of its code but the records of TLS, which crypto/tls has judged",
+	},
+	{
+		name:    "secure",
+		from:    []string{"./gateway/secure/..."},
+		to:      []string{"./gateway", "./gateway/wire/...", "./gateway/channel/...", "./gateway/broker/...", "./capacity/...", "./cmd/..."},
+		deep:    true,
+		because: "TLS below a loop knows descriptors and bytes, not what is said over them",
+	},
+	{
+		name:    "x/crypto",
+		from:    []string{"./..."},
+		except:  []string{"./tlsrec"},
+		to:      []string{"golang.org/x/crypto/..."},
+		because: "one home, tlsrec, for the one cipher that Go's own packages lack",
 	},
 	{
 		name:    "wire",

@@ -1,0 +1,259 @@
+package secure
+
+import (
+	"bytes"
+	"syscall"
+	"time"
+
+	"github.com/odin-ws/odin/bufpool"
+	"github.com/odin-ws/odin/netpoll"
+	"github.com/odin-ws/odin/tlsrec"
+)
+
+// Config is what a Loop needs.
+type Config struct {
+	// Pool lends buffers for records that have come in part.
+	Pool *bufpool.Pool
+	// Tick is the inner loop's, Timeout how long a record may be on its way; a
+	// second when more than half of the pool is lent.
+	Tick, Timeout time.Duration
+	// Counters are counted up; several loops may share them.
+	Counters *Counters
+}
+
+const (
+	// recordPlain is how much goes into one record: what is kept of one that the
+	// socket takes in part is a page at most, and a peer can read the first before
+	// the last has come.
+	recordPlain = 4096 - tlsrec.MaxOverhead
+	// batch is how much is sealed before it is written, bytes.
+	batch = 16 << 10
+	// kernelRecord is what the kernel may hold of a record that a socket took in part,
+	// sealed and not, bytes.
+	kernelRecord = 2 * 4096
+	// HeldPages is in how many pages the rest of a record can lie, at most.
+	HeldPages = kernelRecord / 4096
+	// maxReplies bounds what waits for a peer that doesn't read and asks for answers,
+	// bytes.
+	maxReplies = 2 * 4096
+	// pressedTimeout is Timeout while more than half of the pool is lent.
+	pressedTimeout = time.Second
+	// maxControl is how many records without data the kernel may show in one read.
+	maxControl = 32
+)
+
+// Loop is a netpoll.Loop over another. Its methods are that one's but for what
+// concerns the bytes of attached sockets.
+type Loop struct {
+	netpoll.Loop
+
+	// Static after Start.
+	cfg Config
+	h   netpoll.Handler
+
+	// Owned by the loop's goroutine.
+	conns   map[int]*Conn // attached, by descriptor
+	gen     uint32
+	now     uint32   // ticks
+	again   []uint64 // tokens of ours: to be read without an event
+	partial []uint64 // tokens of those with a record on its way; may name the gone
+	out     []byte   // records sealed and not written
+	ends    []record // of out
+	one     [1][]byte
+	iov     [][]byte
+}
+
+// record is where one ends in Loop.out, and how many bytes are in it.
+type record struct{ end, plain int }
+
+// New makes a Loop over inner, which must not have been started.
+func New(inner netpoll.Loop, cfg Config) *Loop {
+	if cfg.Counters == nil {
+		cfg.Counters = new(Counters)
+	}
+	return &Loop{
+		Loop: inner, cfg: cfg, conns: make(map[int]*Conn),
+		out: make([]byte, 0, batch+recordPlain+tlsrec.MaxOverhead),
+	}
+}
+
+// Start implements netpoll.Loop.
+func (l *Loop) Start(h netpoll.Handler) error {
+	l.h = h
+	return l.Loop.Start(handler{l})
+}
+
+// Attach makes a socket that is not yet added speak TLS; c is Secure's.
+func (l *Loop) Attach(fd int, c *Conn) { l.conns[fd] = c }
+
+// Detach lets go of an attached socket that has been deleted; Stream goes on with
+// it.
+func (l *Loop) Detach(fd int) *Conn {
+	c := l.conns[fd]
+	in := bytes.Clone(c.in)
+	l.forget(fd, c)
+	c.in = in
+	return c
+}
+
+// Add implements netpoll.Loop. The token given on is ours: it leads to the conn,
+// and to the handler's.
+func (l *Loop) Add(fd int, token uint64) error {
+	c := l.conns[fd]
+	if c == nil {
+		return syscall.EBADF // nothing is spoken here but TLS
+	}
+	l.gen++
+	c.token, c.gen = token, l.gen
+	return l.Loop.Add(fd, c.ours(fd))
+}
+
+// of returns the conn that a token of ours names, nil when it has gone.
+func (l *Loop) of(token uint64) (int, *Conn) {
+	fd := int(uint32(token))
+	if c := l.conns[fd]; c != nil && c.gen == uint32(token>>32) {
+		return fd, c
+	}
+	return fd, nil
+}
+
+// handler stands between the inner loop and the handler.
+type handler struct{ l *Loop }
+
+// Ready implements netpoll.Handler.
+func (t handler) Ready(token uint64, ev netpoll.Event) {
+	l := t.l
+	fd, c := l.of(token)
+	if c == nil {
+		return
+	}
+	if ev&netpoll.Out != 0 && len(c.out) > 0 {
+		if err := l.flush(fd, c); err == nil && len(c.out) > 0 {
+			ev &^= netpoll.Out // the next edge is armed
+		} // with an error the handler's own write finds it
+	}
+	if ev != 0 {
+		l.h.Ready(c.token, ev)
+	}
+}
+
+// Mail implements netpoll.Handler.
+func (t handler) Mail() {
+	l := t.l
+	for n := len(l.again); n > 0; n-- { // what is added meanwhile is for the next turn
+		token := l.again[0]
+		l.again = append(l.again[:0], l.again[1:]...)
+		if _, c := l.of(token); c != nil {
+			l.h.Ready(c.token, netpoll.In)
+		}
+	}
+	l.h.Mail()
+	if len(l.again) > 0 {
+		l.Wake()
+	}
+}
+
+// Tick implements netpoll.Handler.
+func (t handler) Tick(n int) {
+	l := t.l
+	l.now += uint32(n)
+	l.expire()
+	l.h.Tick(n)
+}
+
+// readLater has the handler read a socket that no event will announce.
+func (l *Loop) readLater(fd int, c *Conn) {
+	l.again = append(l.again, c.ours(fd))
+	l.Wake()
+}
+
+// expire ends those whose record takes too long.
+func (l *Loop) expire() {
+	patience := l.cfg.Timeout
+	if p := l.cfg.Pool; p.InUse() > p.Budget()/2 {
+		patience = min(patience, pressedTimeout)
+	}
+	ticks := uint32((patience + l.cfg.Tick - 1) / l.cfg.Tick)
+	kept := l.partial[:0]
+	for _, token := range l.partial {
+		fd, c := l.of(token)
+		switch {
+		case c == nil:
+		case len(c.in) == 0 || c.err != nil:
+			c.listed = false
+		case l.now-c.since < ticks:
+			kept = append(kept, token)
+		default:
+			c.listed = false
+			l.cfg.Counters.RecordTimeouts.Add(1)
+			c.err = syscall.ETIMEDOUT
+			l.readLater(fd, c)
+		}
+	}
+	l.partial = kept
+}
+
+// Queued implements netpoll.Loop: what is kept of a record, here or by the kernel,
+// is queued too.
+func (l *Loop) Queued(fd int) (int, error) {
+	n, err := l.Loop.Queued(fd)
+	if c := l.conns[fd]; c != nil && err == nil {
+		if c.session == nil && n > 0 {
+			n += kernelRecord
+		}
+		n += cap(c.out)
+	}
+	return n, err
+}
+
+// CloseWrite implements netpoll.Loop: a goodbye, and FIN when all has gone.
+func (l *Loop) CloseWrite(fd int) error {
+	c := l.conns[fd]
+	if c == nil {
+		return l.Loop.CloseWrite(fd)
+	}
+	l.goodbye(fd, c)
+	if len(c.out) > 0 {
+		c.fin = true
+		return nil
+	}
+	return l.Loop.CloseWrite(fd)
+}
+
+// goodbye says close_notify, once.
+func (l *Loop) goodbye(fd int, c *Conn) {
+	switch {
+	case c.told:
+	case c.session == nil:
+		_ = tlsrec.SendAlert(fd, tlsrec.CloseNotify) // if the socket is full, FIN must do
+	default:
+		c.out = c.session.AppendAlert(c.out, tlsrec.CloseNotify)
+		_ = l.flush(fd, c)
+	}
+	c.told = true
+}
+
+// Close implements netpoll.Loop.
+func (l *Loop) Close(fd int) error {
+	if c := l.conns[fd]; c != nil {
+		if len(c.out) == 0 {
+			l.goodbye(fd, c)
+		}
+		l.forget(fd, c)
+	}
+	return l.Loop.Close(fd)
+}
+
+// Abort implements netpoll.Loop.
+func (l *Loop) Abort(fd int) error {
+	if c := l.conns[fd]; c != nil {
+		l.forget(fd, c)
+	}
+	return l.Loop.Abort(fd)
+}
+
+func (l *Loop) forget(fd int, c *Conn) {
+	l.cfg.Pool.Put(c.in)
+	c.in = nil
+	delete(l.conns, fd)
+}
