@@ -211,6 +211,12 @@ e2e-vm: build ## The same under cgroup v2's OOM killer, in an emulated machine (
 	go build -trimpath -o bin/oom ./e2e/oom
 	bin/oom vm --odin $(BIN) --out docs/results/e2e-vm.md
 
+.PHONY: e2e-ktls
+e2e-ktls: build ## TLS by the kernel, in an emulated machine: its tests, what it costs beside plain (root, qemu, 10 min)
+	go build -trimpath -o bin/oom ./e2e/oom
+	for p in tlsrec gateway; do go test -c -trimpath -o bin/$$p.test ./$$p; done
+	bin/oom ktls --odin $(BIN) --out docs/results/e2e-ktls.md
+
 .PHONY: e2e-faults
 e2e-faults: build faults-bin ## Break what is around it: kills, partitions, full disks, drains (root, haproxy, 25 min; ARGS='--only NAME')
 	bin/faults --odin $(BIN) --out docs/results/e2e-faults.md $(ARGS)

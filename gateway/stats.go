@@ -99,7 +99,7 @@ type Stats struct {
 	AuthFailed map[string]uint64 `json:"authFailed"`       // tokens and API keys not accepted, by reason
 	Forbidden  uint64            `json:"apiKeysForbidden"` // requests whose API key is for something else
 	AuthEnded  map[string]uint64 `json:"authEnded"`        // connections whose token went bad, by reason
-	TLS *TLSStats `json:"tls,omitempty"`
+	TLS        *TLSStats         `json:"tls,omitempty"`
 
 	Broker BrokerStats `json:"broker"`
 }

@@ -67,7 +67,7 @@ func TestUsageErrors(t *testing.T) {
 		{"serve", "ODIN_MAX_CONECTIONS=1", "unknown setting ODIN_MAX_CONECTIONS; did you mean ODIN_MAX_CONNECTIONS?"},
 		{"serve", "ODIN_PING=soon", "ODIN_PING: want a duration"},
 		{"serve --nats-url nats://u:secret@ --nats-listen :1", "", "--nats-listen: belongs to the embedded server"},
-		{"config print", "ODIN_TLS_CERT=x", "unknown setting ODIN_TLS_CERT"},
+		{"config print", "ODIN_TLS_CERTS=x", "unknown setting ODIN_TLS_CERTS"},
 		{"publish", "", "too few arguments\nUsage: odin publish CHANNEL JSON"},
 		{"publish a.b", "", "no message"},
 		{"publish a..b {}", "", `channel "a..b"`},

@@ -97,7 +97,7 @@ func TestEveryName(t *testing.T) {
 		"reject": "ws", "trusted-proxy": "10.0.0.0/8", "stale-after": "t.*=5s", "allow-origin": "https://a.example", "echo": "true", "demo": "true",
 		"token-key-file": "PS256:/k", "jwks": "https://h/jwks", "token-issuer": "https://i", "token-audience": "a", "token-read": "t.*",
 		"anonymous-read": "p.*", "revoked": "/r", "publish-key-file": "/p",
-		"data-dir": "/d", "nats-config": "/n.conf", "node": "n1",
+		"tls-kernel": "off", "data-dir": "/d", "nats-config": "/n.conf", "node": "n1",
 	}
 	for _, s := range newServeConfig().settings() {
 		sample := samples[s.flag]
@@ -108,6 +108,9 @@ func TestEveryName(t *testing.T) {
 			sample = "3s"
 		case *count:
 			sample = "3"
+		}
+		if strings.HasPrefix(s.flag, "tls-") && s.flag != "tls-kernel" {
+			continue // not one without the other: TestTLSPair
 		}
 		if sample == "" {
 			t.Fatalf("no sample for --%s", s.flag)
@@ -244,7 +247,7 @@ func TestForeignEnvironment(t *testing.T) {
 		"ODIN_PORT_8080_TCP_ADDR=10.0.0.1": true, "ODIN_ADMIN_SERVICE_HOST=10.0.0.2": true,
 		"ODIN_TESTDATA=/x": true, "ODIN_TOKEN=t": true, "ODIN_API_KEY=k": true, "ODIN_SYMBOLS=3": true,
 		"ODIN=1": true, "ODINSON=1": true, "ODIN_MAX_CONNECTIONS=1": true,
-		"ODIN_PORT=8080": false, "ODIN_": false, "ODIN_HELP_ME=1": false, "ODIN_TLS_KEY=x": false,
+		"ODIN_PORT=8080": false, "ODIN_": false, "ODIN_HELP_ME=1": false, "ODIN_TLS_KEYS=x": false,
 	} {
 		if err := checkEnv(root, []string{kv}); (err == nil) != ok {
 			t.Errorf("%s: %v", kv, err)
@@ -345,4 +348,25 @@ func FuzzConfigYAML(f *testing.F) {
 			}
 		}
 	})
+}
+
+// A certificate and its key come together, from wherever.
+func TestTLSPair(t *testing.T) {
+	for _, c := range []struct {
+		flags, env []string
+		ok         bool
+	}{
+		{[]string{"--tls-cert=c"}, nil, false},
+		{nil, []string{"ODIN_TLS_KEY=k"}, false},
+		{[]string{"--tls-cert=c"}, []string{"ODIN_TLS_KEY=k"}, true},
+		{[]string{"--config", writeFile(t, "tls.yaml", "tls_cert: c\ntls_key: k\ntls_kernel: off")}, nil, true},
+	} {
+		l, err := load(t, c.flags, c.env)
+		if (err == nil) != c.ok {
+			t.Errorf("%v %v: %v", c.flags, c.env, err)
+		}
+		if c.ok && (l.TLSCert != "c" || l.TLSKey != "k") {
+			t.Errorf("%v %v: %q, %q", c.flags, c.env, l.TLSCert, l.TLSKey)
+		}
+	}
 }

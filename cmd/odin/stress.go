@@ -31,6 +31,9 @@ acknowledged; whatever comes instead is its error, named by what happened:
   close_1013, …        upgraded, and closed with that code before it was ready
   ECONNRESET, …        the kernel's error (ECONNREFUSED, EADDRNOTAVAIL, EMFILE, …)
   timeout, eof         no answer for --timeout; hung up without a word
+  tls_certificate, tls_handshake
+                       of wss: the server's certificate is not believed (--tls-ca,
+                       --insecure); the handshake came to nothing
   bad_handshake, bad_frame, err_…, rej_…
                        an answer no WebSocket server, or Odin, may give; a
                        subscription refused with that code
@@ -82,6 +85,7 @@ type stressFlags struct {
 	channels, sources, allow                 list
 	rcvBuf                                   size
 	check, asJSON, noSubscribe               bool
+	tls                                      clientTLS
 	target                                   targetFlags
 }
 
@@ -106,6 +110,7 @@ func newStress() *cobra.Command {
 	fs := cmd.Flags()
 	fs.SortFlags = false
 	fs.StringVar(&f.url, "url", "ws://127.0.0.1:8080/ws", "the gateway")
+	f.tls.add(fs)
 	fs.Var(&f.connections, "connections", "how many, those below included")
 	fs.Var(&f.duration, "duration", "how long in all")
 	fs.Var(&f.channels, "channel", "subscribe to this; may be given again")
@@ -160,8 +165,6 @@ func (f *stressFlags) config() (swarm.Config, error) {
 		u.Path = "/ws"
 	}
 	switch {
-	case u.Scheme != "ws":
-		return swarm.Config{}, usagef("--url: stress speaks ws only, no TLS")
 	case f.connections < 1:
 		return swarm.Config{}, usagef("--connections: want at least 1")
 	case f.slow+f.flood+f.drip > f.connections:
@@ -184,7 +187,7 @@ func (f *stressFlags) config() (swarm.Config, error) {
 		return swarm.Config{}, err
 	}
 	c := swarm.Config{
-		URL:         u.String(),
+		URL: u.String(), Insecure: f.tls.insecure,
 		Connections: int(f.connections), Slow: int(f.slow), Flood: int(f.flood), Drip: int(f.drip),
 		SlowRead: int(f.slowRead), RcvBuf: int(f.rcvBuf),
 		Channels: f.channels.items, Mode: f.mode, MS: int(f.ms),
@@ -192,6 +195,16 @@ func (f *stressFlags) config() (swarm.Config, error) {
 		StallAfter: time.Duration(f.stall), ResumeAfter: time.Duration(f.resume),
 		Check: f.check, Mark: swarm.NewMark(), Pause: time.Duration(f.pause),
 		Processes: int(f.processes), Child: []string{self, swarmChild},
+	}
+	if f.tls.ca != "" {
+		if _, err := f.tls.config(); err != nil { // a file without a certificate
+			return c, err
+		}
+		pem, err := os.ReadFile(f.tls.ca)
+		if err != nil {
+			return c, usagef("--tls-ca: %w", err)
+		}
+		c.CA = string(pem)
 	}
 	if f.noSubscribe {
 		c.Channels = nil

@@ -32,7 +32,7 @@ func (r *rig) say(format string, a ...any) {
 
 func main() {
 	if len(os.Args) < 2 {
-		fmt.Fprintln(os.Stderr, "usage: oom v1|vm|guest [flags]; see doc.go")
+		fmt.Fprintln(os.Stderr, "usage: oom v1|vm|ktls|guest [flags]; see doc.go")
 		os.Exit(2)
 	}
 	if os.Args[1] == "join" {
@@ -46,7 +46,7 @@ func main() {
 	out := fs.String("out", "", "write the tables to this file too, faults and all; vm: after each scenario")
 	more := fs.Bool("append", false, "add to --out instead of replacing it")
 	tmp := fs.String("tmp", "", "directory for logs and data; default: a temporary one")
-	kernel := fs.String("kernel", "", "vm: a Debian linux-image package, or where one is unpacked; default: apt-get download")
+	kernel := fs.String("kernel", "", "vm, ktls: a Debian linux-image package, or where one is unpacked; default: apt-get download")
 	_ = fs.Parse(os.Args[2:])
 	r := &rig{again: 15000}
 	err := r.main(os.Args[1], *odin, *only, *out, *tmp, *kernel, *more)
@@ -112,7 +112,16 @@ func (r *rig) main(mode, odin, only, out, tmp, kernel string, more bool) (err er
 		r.v2, r.feedPause, r.stressArgs = true, 15*time.Second, []string{"--rate", "0", "--in-flight", "64"} // each process; fewer than the server takes handshakes
 		r.serveArgs, r.flatPause = []string{"--ping", "5m", "--heartbeat", "10m"}, 500*time.Millisecond
 		r.again, r.look = 2000, time.Second
+		if only == ktlsScenario {
+			text, faults = r.ktls()
+			break
+		}
 		text, faults = r.run(v2, wanted, false)
+	case "ktls":
+		text, faults, err = r.machine(kernel, ktlsScenario)
+		if err != nil {
+			faults = append(faults, err.Error())
+		}
 	case "vm":
 		// Each in a machine of its own: what one leaves behind is not the next
 		// one's, and what held is written.
@@ -235,10 +244,10 @@ func (r *rig) head(mode string) string {
 		release = append(release, byte(c))
 	}
 	what := "cgroup v1, Linux " + string(release) + "; sums are the working set (usage less inactive file pages) plus the memory of the server's own sockets, every 100 ms"
-	if mode == "vm" {
+	if mode == "vm" || mode == "ktls" {
 		what = "cgroup v2 in an emulated machine (qemu, tcg, 2 CPUs); its OOM killer is the judge"
 	}
-	return fmt.Sprintf("# make e2e-%s\n\n%s, %s.\n%s.\n", map[string]string{"v1": "oom", "vm": "vm", "guest": "vm (inside)"}[mode],
+	return fmt.Sprintf("# make e2e-%s\n\n%s, %s.\n%s.\n", map[string]string{"v1": "oom", "vm": "vm", "ktls": "ktls", "guest": "vm (inside)"}[mode],
 		strings.TrimSpace(string(v)), time.Now().UTC().Format("2006-01-02 15:04 UTC"), what)
 }
 

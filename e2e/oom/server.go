@@ -5,6 +5,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -13,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"syscall"
@@ -21,6 +23,7 @@ import (
 
 // server is `odin serve` in a group.
 type server struct {
+	secure      bool
 	addr, admin string
 	port        uint16
 	cmd         *exec.Cmd
@@ -43,6 +46,12 @@ type stats struct {
 	Waiting int              `json:"waiting"`
 	Waited  int64            `json:"waited"`
 	Memory  float64          `json:"memoryMB"`
+
+	Subscriptions int   `json:"subscriptions"`
+	MessagesOut   int64 `json:"messagesOut"`
+	TLS           *struct {
+		KernelRecords, OwnRecords, BadRecords int64
+	} `json:"tls"`
 }
 
 func freeAddr() (string, error) {
@@ -55,7 +64,7 @@ func freeAddr() (string, error) {
 }
 
 func (r *rig) serve(g *group, name string, args ...string) (*server, error) {
-	s := &server{done: make(chan struct{}), log: filepath.Join(r.tmp, name+".log"), data: filepath.Join(r.tmp, name+".data")}
+	s := &server{secure: slices.Contains(args, "--tls-cert"), done: make(chan struct{}), log: filepath.Join(r.tmp, name+".log"), data: filepath.Join(r.tmp, name+".data")}
 	var err error
 	if s.addr, err = freeAddr(); err != nil {
 		return nil, err
@@ -92,7 +101,7 @@ func (r *rig) serve(g *group, name string, args ...string) (*server, error) {
 			return nil, fmt.Errorf("odin serve ended: %w\n%s", s.err, b)
 		default:
 		}
-		if resp, err := client.Get("http://" + s.addr + "/readyz"); err == nil {
+		if resp, err := client.Get(s.url("http") + "/readyz"); err == nil {
 			_ = resp.Body.Close()
 			if resp.StatusCode == http.StatusOK {
 				return s, nil
@@ -102,6 +111,14 @@ func (r *rig) serve(g *group, name string, args ...string) (*server, error) {
 	s.stop()
 	b, _ := os.ReadFile(s.log)
 	return nil, fmt.Errorf("odin serve is not ready after 60 s\n%s", b)
+}
+
+// url is where it is, for a scheme, http or ws.
+func (s *server) url(scheme string) string {
+	if s.secure {
+		scheme += "s"
+	}
+	return scheme + "://" + s.addr
 }
 
 // alive says whether it still runs.
@@ -125,11 +142,13 @@ func (s *server) stop() {
 	_ = os.RemoveAll(s.data)
 }
 
-var client = &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+var client = &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{
+	DisableKeepAlives: true, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, // our own certificate, of this run
+}}
 
 func (s *server) stats() (stats, error) {
 	var st stats
-	resp, err := client.Get("http://" + s.addr + "/stats")
+	resp, err := client.Get(s.url("http") + "/stats")
 	if err != nil {
 		return st, err
 	}

@@ -39,7 +39,7 @@ type result struct {
 func (r *rig) stress(s *server, n int, d time.Duration, args ...string) (*stress, error) {
 	st := &stress{done: make(chan struct{})}
 	st.cmd = exec.Command(r.odin, append([]string{
-		"stress", "--json", "--url", "ws://" + s.addr + "/ws",
+		"stress", "--json", "--url", s.url("ws") + "/ws", "--insecure",
 		"--connections", strconv.Itoa(n), "--duration", d.String(), "--settle", "0s",
 	}, args...)...)
 	st.cmd.Stdout, st.cmd.Stderr = &st.out, &st.errs

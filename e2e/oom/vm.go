@@ -46,6 +46,11 @@ sysctl -q -w net.ipv4.tcp_max_orphans=262144 net.ipv4.tcp_mem="400000 500000 600
 ulimit -n 2000000
 uname -r
 echo "clock: $(cat /sys/devices/system/clocksource/clocksource0/current_clocksource)"
+for t in /*.test; do
+  [ -x "$t" ] || continue
+  $t -test.run 'Kernel|TestTLS' -test.skip TestTLSBadRecords -test.v -test.timeout 10m >/data/test.log 2>&1 || { echo "@@fault $t"; cat /data/test.log; }
+  grep -E '^(---|ok|PASS|FAIL)' /data/test.log
+done
 /oom guest --odin /odin --tmp /data --only "$(cat /only)" || echo "@@fault the rig did not run to its end in the machine (status $?)"
 dmesg | grep -i -E 'oom-kill|Killed process|oom_reaper' | head -20
 echo @@end
@@ -192,7 +197,7 @@ func (r *rig) initramfs(kernel, version, root, out, only string) error {
 		return err
 	}
 	var order []string
-	for _, name := range []string{"virtio_pci", "virtio_blk", "crc32c_generic", "ext4"} {
+	for _, name := range []string{"virtio_pci", "virtio_blk", "crc32c_generic", "ext4", "gf128mul", "ghash-generic", "ctr", "gcm", "aesni-intel", "tls"} {
 		for line := range strings.Lines(string(b)) {
 			mod, deps, _ := strings.Cut(strings.TrimSpace(line), ":")
 			if strings.TrimSuffix(filepath.Base(mod), ".ko") != name {
@@ -208,6 +213,12 @@ func (r *rig) initramfs(kernel, version, root, out, only string) error {
 				}
 			}
 		} // absent: built in
+	}
+	tests, _ := filepath.Glob(filepath.Join(filepath.Dir(self), "*.test")) // make e2e-ktls builds some
+	for _, t := range tests {
+		if only == ktlsScenario {
+			files[t] = filepath.Base(t)
+		}
 	}
 	for from, to := range files {
 		if err := run("cp", from, filepath.Join(root, to)); err != nil {

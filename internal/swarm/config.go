@@ -14,8 +14,12 @@ import (
 
 // Config says what a swarm does. The zero value of a field is its default.
 type Config struct {
-	// URL is ws://HOST[:PORT]/PATH.
+	// URL is ws://HOST[:PORT]/PATH, or wss://.
 	URL string
+	// CA are the certificates believed for wss, PEM; "": the system's. Insecure
+	// believes any.
+	CA       string
+	Insecure bool
 	// Plain offers no subprotocol: any WebSocket server will do, and a connection
 	// that it upgraded is connected. Not with Channels.
 	Plain bool
@@ -138,6 +142,7 @@ type target struct {
 	addr netip.AddrPort
 	host string // as in the Host header
 	path string
+	tls  bool
 }
 
 func (c *Config) target() (target, error) {
@@ -145,11 +150,13 @@ func (c *Config) target() (target, error) {
 	if err != nil || u.Hostname() == "" {
 		return target{}, fmt.Errorf("want ws://HOST:PORT/PATH, not %q", c.URL)
 	}
-	if u.Scheme != "ws" {
-		return target{}, fmt.Errorf("%q: the swarm speaks ws only, no TLS", c.URL)
-	}
 	port := u.Port()
-	if port == "" {
+	switch {
+	case u.Scheme != "ws" && u.Scheme != "wss":
+		return target{}, fmt.Errorf("%q: the swarm speaks ws and wss", c.URL)
+	case port == "" && u.Scheme == "wss":
+		port = "443"
+	case port == "":
 		port = "80"
 	}
 	number, err := net.LookupPort("tcp", port)
@@ -169,7 +176,7 @@ func (c *Config) target() (target, error) {
 			break
 		}
 	}
-	return target{netip.AddrPortFrom(addr, uint16(number)), u.Host, u.RequestURI()}, nil
+	return target{netip.AddrPortFrom(addr, uint16(number)), u.Host, u.RequestURI(), u.Scheme == "wss"}, nil
 }
 
 // sources deals local addresses to attempts.

@@ -15,6 +15,7 @@ type state uint8
 const (
 	waiting    state = iota // for its attempt
 	connecting              // connect(2) under way
+	shaking                 // hands, for TLS, on a goroutine of its own
 	upgrading               // head sent, or being dripped
 	joining                 // 101 received; hello, or acks, to come
 	open                    // connected
@@ -56,7 +57,7 @@ func (w *worker) reads(k *conn) bool {
 // ready handles a connection's events.
 func (w *worker) ready(i int32, ev uint32) {
 	k := &w.conns[i]
-	if k.state == ended {
+	if k.state == ended || k.state == shaking {
 		return
 	}
 	if k.state == connecting {
@@ -78,6 +79,10 @@ func (w *worker) ready(i int32, ev uint32) {
 		case ev&unix.EPOLLOUT == 0:
 			return
 		}
+		if w.tls != nil {
+			w.shake(i)
+			return
+		}
 		k.state = upgrading
 		if k.flags&flagDripHead != 0 {
 			w.timed = append(w.timed, i)
@@ -91,7 +96,7 @@ func (w *worker) ready(i int32, ev uint32) {
 	if ev&unix.EPOLLOUT != 0 && k.flags&flagHup == 0 {
 		if rest := w.outs[i]; rest != nil {
 			delete(w.outs, i)
-			if !w.write(i, rest) {
+			if !w.writeSealed(i, rest) {
 				return
 			}
 		}
@@ -130,8 +135,7 @@ func (w *worker) readSome(i int32, n int) bool {
 		copy(w.buf, k.held)
 		w.giveBack(k)
 	}
-	into := w.buf[was:min(was+n, len(w.buf))]
-	got, errno := readRaw(k.fd, into)
+	got, more, errno := w.receive(i, was, n)
 	switch {
 	case errno == unix.EINTR:
 		w.hold(k, w.buf[:was])
@@ -158,7 +162,7 @@ func (w *worker) readSome(i int32, n int) bool {
 		return false
 	}
 	w.hold(k, rest)
-	return got == len(into) || k.flags&flagHup != 0
+	return more || k.flags&flagHup != 0
 }
 
 // hold keeps what was cut off until more comes.
@@ -438,6 +442,15 @@ func (w *worker) write(i int32, b []byte) bool {
 	if k.state == ended {
 		return false
 	}
+	if s := w.secure[i]; s != nil {
+		b = w.seal(s, b)
+	}
+	return w.writeSealed(i, b)
+}
+
+// writeSealed is write for what needs no more sealing.
+func (w *worker) writeSealed(i int32, b []byte) bool {
+	k := &w.conns[i]
 	if rest := w.outs[i]; rest != nil {
 		w.outs[i] = append(rest, b...)
 		return true
@@ -491,10 +504,14 @@ func (w *worker) end(i int32, why string) {
 		c.Open--
 		c.Ended.count(why, 1)
 	}
+	if k.state == shaking {
+		_ = unix.Shutdown(int(k.fd), unix.SHUT_RDWR) // its goroutine has a duplicate
+	}
 	k.state = ended
 	w.giveBack(k)
 	k.chains = nil
 	delete(w.outs, i)
+	delete(w.secure, i)
 	if k.fd >= 0 {
 		_ = unix.Close(int(k.fd))
 		k.fd = -1

@@ -2,6 +2,7 @@ package swarm
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"net"
 	"net/http"
@@ -67,7 +68,14 @@ func newSite(t *testing.T, change func(*gateway.Config)) *site {
 		}
 	})
 	eventually(t, "the gateway is ready", func() bool {
-		res, err := http.Get("http://" + g.Addr() + "/readyz")
+		client, scheme := http.DefaultClient, "http://"
+		if cfg.TLS != nil {
+			scheme = "https://"
+			transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
+			defer transport.CloseIdleConnections()
+			client = &http.Client{Transport: transport}
+		}
+		res, err := client.Get(scheme + g.Addr() + "/readyz")
 		if err != nil {
 			return false
 		}

@@ -27,6 +27,10 @@ func floodFrames(rng *rand.Rand) []byte {
 // flood writes until the socket is full, or this turn's share is used up.
 func (w *worker) flood(i int32) {
 	k := &w.conns[i]
+	if w.secure[i] != nil {
+		w.floodSecured(i)
+		return
+	}
 	for range 4 {
 		rest := w.floodWith[k.sent:]
 		n, errno := writeRaw(k.fd, rest)
@@ -41,6 +45,20 @@ func (w *worker) flood(i int32) {
 		}
 		k.sent = uint32((int(k.sent) + n) % len(w.floodWith))
 		if n < len(rest) {
+			return
+		}
+	}
+	w.later(i)
+}
+
+// floodSecured is flood over TLS, where a record is begun only when the one before
+// is out.
+func (w *worker) floodSecured(i int32) {
+	for range 4 {
+		if w.outs[i] != nil {
+			return // the next writable edge comes back
+		}
+		if !w.write(i, w.floodWith) {
 			return
 		}
 	}

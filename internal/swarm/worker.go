@@ -2,6 +2,7 @@ package swarm
 
 import (
 	"bytes"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -32,6 +33,7 @@ type worker struct {
 	cfg       Config
 	part      part
 	target    target
+	tls       *tls.Config // nil: plain
 	sources   sources
 	heads     heads
 	subs      [][]byte // sub commands, ids from 1; none when channels are dealt
@@ -51,11 +53,14 @@ type worker struct {
 	buf      []byte
 	spare    [][]byte         // buffers for what was cut off
 	outs     map[int32][]byte // what a socket didn't take, rarely
-	again    []int32          // connections with more to read or write
-	turning  []int32          // again of the turn before
-	timed    []int32          // slow and dripping connections
-	repeats  []repeat         // sub commands that the server was too busy for
-	clock    int64            // of this turn, Unix nanoseconds
+	secure   map[int32]*secured
+	sealed   []byte   // scratch
+	raw      []byte   // scratch: what was read of a TLS socket
+	again    []int32  // connections with more to read or write
+	turning  []int32  // again of the turn before
+	timed    []int32  // slow and dripping connections
+	repeats  []repeat // sub commands that the server was too busy for
+	clock    int64    // of this turn, Unix nanoseconds
 	ticks    int
 	stalled  bool
 	counts   Counts
@@ -100,9 +105,13 @@ func newWorker(cfg Config, p part) (*worker, error) {
 		conns:  make([]conn, p.size(cfg.Connections)),
 		buf:    make([]byte, 256<<10),
 		outs:   map[int32][]byte{},
+		secure: map[int32]*secured{},
 		rng:    rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
 		report: make(chan Report, 1),
 		over:   make(chan struct{}),
+	}
+	if w.tls, err = cfg.tlsConfig(to); err != nil {
+		return nil, err
 	}
 	for i := range w.conns {
 		w.conns[i].fd = -1
@@ -328,7 +337,7 @@ func (w *worker) dial(i int32) {
 		w.end(i, errName(err))
 		return
 	}
-	if k.flags&flagDripHead == 0 {
+	if k.flags&flagDripHead == 0 && w.tls == nil {
 		w.head(i, w.heads.request(g))
 	}
 }

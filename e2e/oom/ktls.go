@@ -1,0 +1,199 @@
+//go:build linux
+
+package main
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"math/big"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// ktlsScenario is the name by which the machine knows it.
+const ktlsScenario = "ktls"
+
+// secure is one way of the public port.
+type secure struct {
+	name string
+	args []string
+}
+
+// ktls measures what TLS costs a connection and a frame, its records done by the
+// process and by the kernel, beside a plain port; and checks what is delivered.
+func (r *rig) ktls() (string, []string) {
+	const n, quiet, fed = 1500, 8 * time.Second, 25 * time.Second
+	var b strings.Builder
+	var faults []string
+	b.WriteString("| port | connections | charged a connection | of it kernel | RSS a connection | server CPU a frame | against plain | ledger of 150 |\n| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |\n")
+	cert, key, err := certificate(r.tmp)
+	if err != nil {
+		return "", []string{"ktls: " + err.Error()}
+	}
+	plain := 0.0
+	for _, way := range []secure{
+		{"plain", nil},
+		{"own records", []string{"--tls-cert", cert, "--tls-key", key, "--tls-kernel", "off"}},
+		{"kernel's records", []string{"--tls-cert", cert, "--tls-key", key}},
+	} {
+		o, err := r.measureTLS(way, n, quiet, fed)
+		if err != nil {
+			faults = append(faults, "ktls, "+way.name+": "+err.Error())
+			continue
+		}
+		if plain == 0 {
+			plain = o.frame
+		}
+		ledger := "empty"
+		if o.fault != "" {
+			ledger = "FAULT"
+			faults = append(faults, "ktls, "+way.name+": "+o.fault)
+		}
+		line := fmt.Sprintf("| %s | %d | %d B | %d B | %d B | %.1f µs | %.2f | %s |\n", way.name, n, o.charged, o.kernel, o.rss, o.frame*1e6, o.frame/plain, ledger)
+		r.say("%s", line)
+		b.WriteString(line)
+	}
+	return b.String(), faults
+}
+
+// tlsCost is what measureTLS finds.
+type tlsCost struct {
+	charged, kernel, rss int64   // bytes a connection
+	frame                float64 // seconds of the server's CPU
+	fault                string
+}
+
+func (r *rig) measureTLS(way secure, n int, quiet, fed time.Duration) (o tlsCost, err error) {
+	g, err := newGroup(r.v2, "ktls", 1<<30)
+	if err != nil {
+		return o, err
+	}
+	defer func() { _ = g.remove() }()
+	s, err := r.serve(g, "ktls", append(way.args, r.serveArgs...)...)
+	if err != nil {
+		return o, err
+	}
+	defer s.stop()
+	read := func() (charged, kernel, rss int64) {
+		m, _ := g.keyed("memory.stat")
+		u, _ := g.usage()
+		return u.working, m["kernel"] + m["sock"], residentBytes(s.cmd.Process.Pid)
+	}
+	// Once, so that what grows at first has grown.
+	if err := r.ledger(s); err != nil {
+		o.fault = err.Error()
+	}
+	time.Sleep(quiet)
+	charged, kernel, rss := read()
+	st, err := r.stress(s, n, time.Hour, append([]string{"--channel", "stress.0"}, r.stressArgs...)...)
+	if err != nil {
+		return o, err
+	}
+	defer func() { _, _ = st.end() }()
+	for end := time.Now().Add(6 * time.Minute); ; time.Sleep(500 * time.Millisecond) {
+		if now, err := s.stats(); err == nil && now.Current == n && now.Subscriptions == n {
+			break
+		}
+		if time.Now().After(end) {
+			return o, fmt.Errorf("not all %d connected", n)
+		}
+	}
+	time.Sleep(quiet)
+	c, k, m := read()
+	o.charged, o.kernel, o.rss = (c-charged)/int64(n), (k-kernel)/int64(n), (m-rss)/int64(n)
+	before, err := s.stats()
+	if err != nil {
+		return o, err
+	}
+	cpu := cpuSeconds(s.cmd.Process.Pid)
+	p := s.publish(1, 1, 150, 700*time.Millisecond)
+	time.Sleep(fed)
+	p.end()
+	time.Sleep(3 * time.Second)
+	after, err := s.stats()
+	if err != nil {
+		return o, err
+	}
+	frames := after.MessagesOut - before.MessagesOut
+	if frames < int64(5*n) {
+		return o, fmt.Errorf("%d frames to %d clients", frames, n)
+	}
+	o.frame = (cpuSeconds(s.cmd.Process.Pid) - cpu) / float64(frames)
+	switch t := after.TLS; {
+	case way.args == nil && t != nil, way.args != nil && t == nil:
+		o.fault = "the port is not as asked for"
+	case t != nil && t.KernelRecords > 0 && len(way.args) == 6, t != nil && t.OwnRecords > 10 && len(way.args) == 4:
+		o.fault = fmt.Sprintf("records: %d the kernel's, %d own", t.KernelRecords, t.OwnRecords)
+	case t != nil && t.BadRecords > 0:
+		o.fault = fmt.Sprintf("%d bad records", t.BadRecords)
+	}
+	return o, nil
+}
+
+// ledger checks what 150 clients are given of messages of several records.
+func (r *rig) ledger(s *server) error {
+	st, err := r.stress(s, 150, 25*time.Second, append([]string{
+		"--check", "--publish-rate", "8", "--publish-size", "9000", "--admin-addr", s.admin, "--expect", "150",
+	}, r.stressArgs...)...)
+	if err != nil {
+		return err
+	}
+	res, err := st.wait()
+	if err == nil && !res.OK {
+		err = fmt.Errorf("stress: %v", res.Unmet)
+	}
+	return err
+}
+
+// certificate writes a self-signed one for 127.0.0.1.
+func certificate(dir string) (certFile, keyFile string, err error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return "", "", err
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		NotBefore: time.Now().Add(-24 * time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		return "", "", err
+	}
+	pk, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return "", "", err
+	}
+	certFile, keyFile = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	if err := os.WriteFile(certFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600); err != nil {
+		return "", "", err
+	}
+	return certFile, keyFile, os.WriteFile(keyFile, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pk}), 0o600)
+}
+
+// residentBytes is a process's resident memory.
+func residentBytes(pid int) int64 {
+	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
+	var size, resident int64
+	_, _ = fmt.Sscan(string(b), &size, &resident)
+	return resident * int64(os.Getpagesize())
+}
+
+// cpuSeconds is what a process has used, user and system, in hundredths.
+func cpuSeconds(pid int) float64 {
+	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	_, rest, _ := strings.Cut(string(b), ") ")
+	f := strings.Fields(rest)
+	if len(f) < 13 {
+		return 0
+	}
+	var user, system int64
+	_, _ = fmt.Sscan(f[11]+" "+f[12], &user, &system)
+	return float64(user+system) / 100
+}
