@@ -15,6 +15,7 @@ import (
 func newHealth() *cobra.Command {
 	var at string
 	var ready, asJSON bool
+	var trust clientTLS
 	timeout := span(3 * time.Second)
 	cmd := &cobra.Command{
 		Use:   "health",
@@ -34,7 +35,11 @@ meant for container health checks.`,
 			if ready {
 				base.Path = "/readyz"
 			}
-			client := &http.Client{Timeout: time.Duration(timeout)}
+			cfg, err := trust.config()
+			if err != nil {
+				return err
+			}
+			client := &http.Client{Timeout: time.Duration(timeout), Transport: &http.Transport{TLSClientConfig: cfg, DisableKeepAlives: true}}
 			req, err := http.NewRequestWithContext(cmd.Context(), http.MethodGet, base.String(), nil)
 			if err != nil {
 				return usageError{err}
@@ -69,6 +74,7 @@ meant for container health checks.`,
 	}
 	fs := cmd.Flags()
 	fs.StringVar(&at, "url", "http://127.0.0.1:8080", "the gateway's public port")
+	trust.add(fs)
 	fs.BoolVar(&ready, "ready", false, "ask /readyz")
 	fs.Var(&timeout, "timeout", "how long to wait for an answer")
 	fs.BoolVar(&asJSON, "json", false, "print the answer as JSON")

@@ -73,7 +73,7 @@ func startServe(t *testing.T, args ...string) *running {
 	})
 	t.Cleanup(func() { r.stop() })
 	for range 500 {
-		if res, err := http.Get("http://" + r.addr + "/readyz"); err == nil {
+		if res, err := http.Get("http://" + r.admin + "/readyz"); err == nil { // plain, whatever --addr is
 			_, _ = io.Copy(io.Discard, res.Body)
 			_ = res.Body.Close()
 			if res.StatusCode == http.StatusOK {
