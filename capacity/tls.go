@@ -18,7 +18,8 @@ const (
 	// TLSOwnPerConnection is what TLS adds to a connection whose records are done in
 	// this process, bytes: measured 1744 B a session with AES-GCM, and what leads to it.
 	TLSOwnPerConnection = 2 * KiB
-	// TLSKernelPerConnection is the same where the kernel does them, bytes.
+	// TLSKernelPerConnection is the same where the kernel does them, bytes: measured
+	// 3.4 to 3.8 KB of slab on Linux 6.1, and what leads to it.
 	TLSKernelPerConnection = 5 * KiB
 	// TLSHandshake is what one under way may hold, bytes: measured 23 KB while it
 	// waits for its client, and up to 8 KB that the client has sent.
@@ -66,7 +67,7 @@ func (t TLSRecords) connectionTerms() []Term {
 	case TLSOwn:
 		return []Term{{"tls: session", "two ciphers with their tables (1744 with AES-GCM), what leads to them (200)", TLSOwnPerConnection, PerConnection, "tlsrec, gateway/secure, held by a test"}}
 	case TLSKernel:
-		return []Term{{"tls: kernel", "the kernel's context of both directions, its ciphers and their tables", TLSKernelPerConnection, PerConnection, "measured: make e2e-ktls"}}
+		return []Term{{"tls: kernel", "the kernel's context of both directions, its ciphers and their tables", TLSKernelPerConnection, PerConnection, "measured 3.4 to 3.8 KB on Linux 6.1: make e2e-ktls"}}
 	}
 	return nil
 }

@@ -204,8 +204,12 @@ func (h *handshakes) run(s *shake) {
 			h.g.placeSecured(s.fd, c)
 			return
 		}
-		h.g.sampled("tls", "the keys of a TLS handshake could not be used", "err", err)
-		h.count(shakeInternal)
+		if errors.Is(err, syscall.ENOTCONN) { // it has hung up since
+			h.count(shakeAborted)
+		} else {
+			h.g.sampled("tls", "the keys of a TLS handshake could not be used", "err", err)
+			h.count(shakeInternal)
+		}
 	} else {
 		h.count(s.reason(err))
 	}

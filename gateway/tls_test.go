@@ -224,17 +224,19 @@ func TestTLSFanOut(t *testing.T) {
 	g := newSecureGateway(t, nil)
 	const clients, messages = 20, 300
 	var all sync.WaitGroup
-	var subscribed sync.WaitGroup
-	subscribed.Add(clients)
-	for i := range clients {
+	var following []*client
+	for range clients {
 		c := g.ws()
+		c.say(`{"op":"sub","id":1,"ch":["a"]}`)
+		c.want("ack")
+		following = append(following, c)
+	}
+	for i, c := range following {
 		all.Go(func() {
-			c.say(`{"op":"sub","id":1,"ch":["a"]}`)
-			f, err := c.next()
-			subscribed.Done()
 			last := uint64(0)
-			for n := 0; n < messages && err == nil; n++ {
-				if f, err = c.next(); err != nil || f.T != "msg" || last != 0 && f.Prev != last {
+			for n := range messages {
+				f, err := c.next()
+				if err != nil || f.T != "msg" || last != 0 && f.Prev != last {
 					t.Errorf("client %d, message %d, after %d: %s %v", i, n, last, f.raw, err)
 					return
 				}
@@ -245,7 +247,6 @@ func TestTLSFanOut(t *testing.T) {
 			}
 		})
 	}
-	subscribed.Wait()
 	for n := range messages {
 		g.publish("a", tlsPayload(n))
 	}
