@@ -151,7 +151,7 @@ func prf12(h func() hash.Hash, secret []byte, label string, seed []byte, n int) 
 	sum := func(parts ...[]byte) []byte {
 		mac.Reset()
 		for _, p := range parts {
-			mac.Write(p) //nolint:errcheck // hash.Hash: never fails
+			mac.Write(p) // hash.Hash: never fails
 		}
 		return mac.Sum(nil)
 	}

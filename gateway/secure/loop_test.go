@@ -87,7 +87,6 @@ type world struct {
 	buf     []byte
 	got     []byte // read
 	end     error  // of reading; errEnd for the end of the stream
-	closed  bool
 	do      func() // run in Mail, once
 }
 
