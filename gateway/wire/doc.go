@@ -45,8 +45,9 @@
 // # What it does not do
 //
 // No deadlines, no rates, no counting of errors, no ignoring of data after a
-// close, no answer to a ping: the caller sees the event and decides. No
-// extensions: permessage-deflate is read in the offer and never accepted.
+// close, no answer to a ping: the caller sees the event and decides. Of extensions
+// there is permessage-deflate, without context takeover: [Request.AcceptDeflate],
+// Limits.Deflate, [Inflater] and [Deflater] are used, or not, by the caller.
 //
 // From gobwas/ws come the header rules (ws.CheckHeader), the mask
 // (ws.Cipher) and the handshake's answer (ws.Upgrader, which here only ever

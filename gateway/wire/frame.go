@@ -22,7 +22,13 @@ type Limits struct {
 	MaxMessage   int  // bytes of one message, all fragments together; over it: 1009. At most 2 GiB - 1
 	MaxFragments int  // frames of one message; over it: 1008. 0 is unlimited
 	Binary       bool // accept binary messages; else 1003
+	Deflate      bool // permessage-deflate was negotiated; else a compressed message is 1002
 }
+
+// deflatedRoom is how many bytes of one compressed message may be received: what is
+// not to be compressed grows by 5 in 65 535 (RFC 1951 section 3.2.4), with the block
+// sizes that are met in the field by some more.
+func (l *Limits) deflatedRoom() int { return l.MaxMessage + l.MaxMessage/128 + 64 }
 
 // Alloc lends buffers; bufpool is one. It is called with n ≥ 1, on the caller's
 // goroutine, and never for a message that lies whole in the input.
@@ -48,10 +54,11 @@ const (
 
 // Event is what one call of [Parser.Next] found.
 type Event struct {
-	Kind    EventKind
-	Op      byte   // OpText or OpBinary of a Message, else 0
-	Code    uint16 // of a Close: its code, 1005 when it gave none
-	Payload []byte // unmasked; of a Close: the reason, UTF-8. Borrowed: see Next
+	Kind     EventKind
+	Op       byte   // OpText or OpBinary of a Message, else 0
+	Deflated bool   // of a Message: the Payload is for an Inflater, and text not yet known to be UTF-8
+	Code     uint16 // of a Close: its code, 1005 when it gave none
+	Payload  []byte // unmasked; of a Close: the reason, UTF-8. Borrowed: see Next
 }
 
 // CloseError says that the connection must be closed, and with which code: 1002
@@ -83,7 +90,7 @@ type Parser struct {
 	hdrN  uint8    // bytes in hdr
 	off   uint8    // mask offset of the next payload byte, 0..3
 	op    uint8    // opcode of the current frame
-	msgOp uint8    // opcode of the current message, 0 between messages
+	msgOp uint8    // opcode of the current message, with rsv1 where it is compressed; 0 between messages
 	fin   bool     // the current frame is its message's last
 	frame bool     // a header is complete and its payload is not
 }
@@ -170,7 +177,7 @@ func (p *Parser) header(in []byte, lim *Limits) (used int, cerr *CloseError) {
 	if p.op < OpClose {
 		p.frags += min(1, math.MaxInt32-p.frags)
 		if p.msgOp == 0 {
-			p.msgOp = p.op
+			p.msgOp = p.op | b[0]&rsv1 // check has judged it
 		}
 	}
 	return used, nil
@@ -190,6 +197,11 @@ func (p *Parser) check(b []byte, lim *Limits) (size int, length int32, cerr *Clo
 	h := ws.Header{ // a Length of 126 or 127 suffices for what CheckHeader asks
 		Fin: b[0]&0x80 != 0, Rsv: b[0] >> 4 & 7, OpCode: ws.OpCode(b[0] & 0x0f),
 		Masked: b[1]&0x80 != 0, Length: int64(b[1] & 0x7f),
+	}
+	deflated := p.msgOp&rsv1 != 0
+	if lim.Deflate && h.Rsv == rsv1>>4 && (h.OpCode == ws.OpText || h.OpCode == ws.OpBinary) {
+		// RFC 7692 section 6: on a message's first frame only.
+		h.Rsv, deflated = 0, true
 	}
 	if err := ws.CheckHeader(h, state); err != nil {
 		return 0, 0, &CloseError{1002, err.Error()}
@@ -217,7 +229,11 @@ func (p *Parser) check(b []byte, lim *Limits) (size int, length int32, cerr *Clo
 	if n < least || n > math.MaxInt64 {
 		return 0, 0, &CloseError{1002, "malformed payload length"}
 	}
-	room := min(lim.MaxMessage, math.MaxInt32) - int(p.msg)
+	room := lim.MaxMessage
+	if deflated {
+		room = lim.deflatedRoom()
+	}
+	room = min(room, math.MaxInt32) - int(p.msg)
 	if !h.OpCode.IsControl() && n > uint64(max(0, room)) {
 		return 0, 0, &CloseError{1009, "message too big"}
 	}
@@ -257,7 +273,7 @@ func (p *Parser) payload(chunk []byte, lim *Limits, a Alloc) (Event, *CloseError
 				return Event{}, badText()
 			}
 		}
-		return Event{Kind: Message, Op: op, Payload: chunk}, nil
+		return message(op, chunk), nil
 	}
 
 	if cerr := p.grow(chunk, lim, a); cerr != nil {
@@ -275,9 +291,14 @@ func (p *Parser) payload(chunk []byte, lim *Limits, a Alloc) (Event, *CloseError
 	if !end {
 		return Event{}, nil
 	}
-	ev := Event{Kind: Message, Op: p.msgOp, Payload: p.buf}
+	ev := message(p.msgOp, p.buf)
 	p.msgOp, p.frags, p.msg, p.valid = 0, 0, 0, 0 // buf is lent until the next trim
 	return ev, nil
+}
+
+// message is the event of a whole message; op as in Parser.msgOp.
+func message(op byte, payload []byte) Event {
+	return Event{Kind: Message, Op: op &^ rsv1, Deflated: op&rsv1 != 0, Payload: payload}
 }
 
 // grow appends b to the buffer, which at most doubles or takes what b needs:

@@ -114,6 +114,9 @@ func parse(t testing.TB, in string, lim Limits, cuts ...int) string {
 			kind := []string{"", "", "ping", "pong", "close"}[ev.Kind]
 			if ev.Kind == Message {
 				kind = []string{"", "text", "bin"}[ev.Op]
+				if ev.Deflated {
+					kind = "z" + kind
+				}
 			}
 			if ev.Code > 0 {
 				kind += fmt.Sprint(ev.Code)

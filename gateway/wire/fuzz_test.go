@@ -63,8 +63,9 @@ func FuzzParser(f *testing.F) {
 	f.Add([]byte(frame(0x01, "\xf0\x9f")+frame(0x89, "p")+frame(0x80, "\x98\x80")+closeFrame(1000, "é")), uint16(64), uint8(3), uint64(2))
 	f.Add([]byte(frame(0x02, "ab")+frame(0x00, "cd")+frame(0x80, "ef")+"\x81\xff\x40"), uint16(64), uint8(0x83), uint64(3))
 	f.Add([]byte(frame(0x82, strings.Repeat("x", 130))+frame(0x81, "\xff")), uint16(200), uint8(0x80), uint64(4))
+	f.Add([]byte(frame(0x41, "\xf2\x48\xcd")+frame(0x89, "p")+frame(0x80, "\xc9\xc9\x07\x00")), uint16(64), uint8(0x43), uint64(5))
 	f.Fuzz(func(t *testing.T, in []byte, limit uint16, flags uint8, seed uint64) {
-		lim := Limits{MaxMessage: int(limit), MaxFragments: int(flags & 0x7f), Binary: flags&0x80 != 0}
+		lim := Limits{MaxMessage: int(limit), MaxFragments: int(flags & 0x3f), Binary: flags&0x80 != 0, Deflate: flags&0x40 != 0}
 		r := rand.New(rand.NewPCG(seed, 0))
 		var cuts []int
 		for at := 0; len(in) > 0; {

@@ -35,6 +35,8 @@ type Request struct {
 
 	connUpgrade                               bool  // Connection lists "upgrade"
 	upgrades, keys, versions, protos, extents uint8 // lines of each, ≤ MaxHeaders
+
+	deflate string // the answer to the offer taken by AcceptDeflate; "" for none
 }
 
 // ParseHead parses a complete head, as found by [HeadScanner.Scan], and applies

@@ -145,7 +145,7 @@ func AppendUpgrade(dst, head []byte) ([]byte, error) {
 	return r.AppendUpgrade(dst)
 }
 
-// upgrader negotiates the subprotocol and no extension.
+// upgrader negotiates the subprotocol; extensions are AcceptDeflate's.
 var upgrader = ws.Upgrader{Protocol: func(p []byte) bool { return string(p) == Subprotocol }}
 
 // errNotChecked is AppendUpgrade's answer to a request CheckUpgrade refuses.
@@ -169,7 +169,11 @@ func (r *Request) AppendUpgrade(dst []byte) ([]byte, error) {
 	}
 	head = append(head, "\r\n\r\n"...)
 	m := memory{in: head, out: dst}
-	if _, err := upgrader.Upgrade(&m); err != nil {
+	up := upgrader
+	if r.deflate != "" {
+		up.Header = ws.HandshakeHeaderString("Sec-WebSocket-Extensions: " + r.deflate + "\r\n")
+	}
+	if _, err := up.Upgrade(&m); err != nil {
 		return dst, err
 	}
 	return m.out, nil

@@ -141,6 +141,13 @@ var rules = []rule{
 		because: "one home, gateway/auth, where every key has its one algorithm",
 	},
 	{
+		name:    "compress",
+		from:    []string{"./..."},
+		except:  []string{"./gateway/wire"},
+		to:      []string{"github.com/klauspost/compress/...", "compress/flate"},
+		because: "one home, gateway/wire, where what is inflated is bounded",
+	},
+	{
 		name:    "ants",
 		from:    []string{"./..."},
 		except:  []string{"./gateway"},
