@@ -21,6 +21,8 @@ type Input struct {
 	// DefaultBacklog means the profile's: an eighth of the limit for event-loop,
 	// none for goroutine.
 	Backlog int64
+	// Compression is what permessage-deflate may hold, bytes; 0: it is off.
+	Compression int64
 	// Replay is the messages kept for resuming. The goroutine profile keeps
 	// them per connection, at 512 B each; event-loop per channel, at no cost
 	// here.
@@ -68,7 +70,8 @@ type Result struct {
 	BytesPerConnection  int64   `json:"bytes_per_connection"`
 	RuntimeOverhead     int64   `json:"runtime_overhead"`
 	Backlog             int64   `json:"backlog"`
-	Overhead            int64   `json:"overhead"`             // RuntimeOverhead + Backlog + TLSHandshakeBytes
+	Compression         int64   `json:"compression,omitempty"`
+	Overhead            int64   `json:"overhead"`             // RuntimeOverhead + Backlog + TLSHandshakeBytes + Compression
 	Replay              int     `json:"replay"`               // messages
 	Descriptors         uint64  `json:"descriptors"`          // a number; 0 if not applied
 	ReservedDescriptors int     `json:"reserved_descriptors"` // a number
@@ -144,6 +147,7 @@ func (in Input) terms() (Result, error) {
 		{"--bytes-per-connection", in.BytesPerConnection, 0},
 		{"--runtime-overhead", in.RuntimeOverhead, -1},
 		{"--backlog", in.Backlog, DefaultBacklog},
+		{"the memory of --compression", in.Compression, 0},
 		{"--replay", int64(in.Replay), 0},
 		{"--max-connections", int64(in.Configured), 0},
 		{"the descriptor reserve", int64(in.ReservedDescriptors), 0},
@@ -165,6 +169,7 @@ func (in Input) terms() (Result, error) {
 		BytesPerConnection:  in.BytesPerConnection,
 		RuntimeOverhead:     in.RuntimeOverhead,
 		Backlog:             in.Backlog,
+		Compression:         in.Compression,
 		Replay:              in.Replay,
 		Descriptors:         in.Descriptors,
 		ReservedDescriptors: in.ReservedDescriptors,
@@ -185,10 +190,12 @@ func (in Input) terms() (Result, error) {
 		r.ReservedDescriptors = DefaultReservedDescriptors
 	}
 	r.TLSHandshakeBytes = r.TLS.handshakes(r.Limit.Bytes)
-	if r.RuntimeOverhead > math.MaxInt64-r.Backlog || r.RuntimeOverhead+r.Backlog > math.MaxInt64-r.TLSHandshakeBytes {
-		return Result{}, fmt.Errorf("capacity: --runtime-overhead and --backlog add up to more than 2^63 bytes")
+	for _, term := range []int64{r.RuntimeOverhead, r.Backlog, r.TLSHandshakeBytes, r.Compression} {
+		if term > math.MaxInt64-r.Overhead {
+			return Result{}, fmt.Errorf("capacity: --runtime-overhead and --backlog add up to more than 2^63 bytes")
+		}
+		r.Overhead += term
 	}
-	r.Overhead = r.RuntimeOverhead + r.Backlog + r.TLSHandshakeBytes
 	return r, nil
 }
 
@@ -198,8 +205,12 @@ func (r Result) byMemory() (int, error) {
 		return 0, fmt.Errorf("capacity: a memory limit of %s (from %s) holds nothing: raise it or set --memory-limit", limit, r.Limit.Source)
 	}
 	if r.Limit.Bytes <= r.Overhead {
-		return 0, fmt.Errorf("capacity: the memory limit of %s (from %s) leaves nothing beyond the overhead of %s (%s runtime + %s backlog): raise %s, or lower --runtime-overhead or --backlog",
-			limit, r.Limit.Source, FormatSize(r.Overhead), FormatSize(r.RuntimeOverhead), FormatSize(r.Backlog), r.Limit.flag())
+		more := ""
+		if r.Compression > 0 {
+			more = " + " + FormatSize(r.Compression) + " compression"
+		}
+		return 0, fmt.Errorf("capacity: the memory limit of %s (from %s) leaves nothing beyond the overhead of %s (%s runtime + %s backlog%s): raise %s, or lower --runtime-overhead or --backlog",
+			limit, r.Limit.Source, FormatSize(r.Overhead), FormatSize(r.RuntimeOverhead), FormatSize(r.Backlog), more, r.Limit.flag())
 	}
 	n := (r.Limit.Bytes - r.Overhead) / r.BytesPerConnection
 	if n == 0 {

@@ -84,7 +84,7 @@ func (r Result) ConnectionTerms() []Term {
 }
 
 // ProcessTerms returns what Overhead is made of: the budgets of the runtime
-// overhead, and the backlog. Its error is that of Budgets.
+// overhead, the backlog, and compression where it is on. Its error is that of Budgets.
 func (r Result) ProcessTerms() ([]Term, error) {
 	b, err := Budgets(r.Limit.Bytes, r.RuntimeOverhead)
 	if err != nil {
@@ -97,6 +97,9 @@ func (r Result) ProcessTerms() ([]Term, error) {
 	terms := append(b.Terms(), backlog)
 	if r.TLS != TLSNone {
 		terms = append(terms, Term{"tls handshakes", fmt.Sprintf("%d of them under way, %s each", r.TLSHandshakes(), FormatSize(TLSHandshake)), r.TLSHandshakeBytes, PerProcess, "a thirty-second of the limit, 32 MiB at most; measured 23 KB each"})
+	}
+	if r.Compression > 0 {
+		terms = append(terms, Term{"compression", "compressors and decompressors; what they make counts with the logs and the pooled buffers", r.Compression, PerProcess, "measured: so many and no more, whatever the number of connections"})
 	}
 	return terms, nil
 }

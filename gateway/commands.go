@@ -20,15 +20,27 @@ const (
 )
 
 // message acts on one text message. payload is borrowed.
-func (s *shard) message(r connRef, c *slot, payload []byte) {
+func (s *shard) message(r connRef, c *slot, payload []byte, deflated bool) {
 	if !s.takeToken(c) {
+		if deflated {
+			payload = nil // not worth inflating, for an id
+		}
 		s.overRate(r, c, payload)
 		return
 	}
-	if len(payload) >= largeCommand {
-		s.parseInPool(r, c, payload)
+	if deflated {
+		s.inflateCommand(r, c, payload)
 		return
 	}
+	if len(payload) >= largeCommand {
+		s.parseInPool(r, c, payload, false)
+		return
+	}
+	s.parse(r, c, payload)
+}
+
+// parse reads a command and carries it out. payload is borrowed.
+func (s *shard) parse(r connRef, c *slot, payload []byte) {
 	s.command = wire.Command{}
 	if cerr := wire.ParseCommand(payload, &s.command); cerr != nil {
 		s.protocolError(r, c, cerr)
@@ -126,8 +138,9 @@ func (s *shard) overRate(r connRef, c *slot, payload []byte) {
 	s.send(r, c, s.wbuf)
 }
 
-// parseInPool parses a large command off the shard.
-func (s *shard) parseInPool(r connRef, c *slot, payload []byte) {
+// parseInPool parses a large command off the shard, or one of unknown size that came
+// compressed.
+func (s *shard) parseInPool(r connRef, c *slot, payload []byte, deflated bool) {
 	held, err := s.g.pool.Get(len(payload))
 	if err != nil {
 		s.fail(r, c, closeBusy, "no buffer left")
@@ -136,8 +149,17 @@ func (s *shard) parseInPool(r connRef, c *slot, payload []byte) {
 	copy(held, payload)
 	s.work(r, c, wire.ID{}, func() func(*shard, *slot) {
 		defer s.g.pool.Put(held)
+		text := held
+		if deflated {
+			inflated, cerr := s.g.inflate(held, true)
+			if cerr != nil {
+				return func(s *shard, c *slot) { s.badDeflated(r, c, cerr) }
+			}
+			defer s.g.pool.Put(inflated)
+			text = inflated
+		}
 		cmd := new(wire.Command)
-		if cerr := wire.ParseCommand(held, cmd); cerr != nil {
+		if cerr := wire.ParseCommand(text, cmd); cerr != nil {
 			return func(s *shard, c *slot) { s.protocolError(r, c, cerr) }
 		}
 		return func(s *shard, c *slot) { s.dispatch(r, c, cmd) }

@@ -119,6 +119,8 @@ type Config struct {
 	TLS *TLS
 	// Echo serves /echo for conformance suites.
 	Echo bool
+	// Compression accepts permessage-deflate from clients that offer it.
+	Compression bool
 
 	// Node names this process to clients; empty picks a random one.
 	Node string

@@ -8,7 +8,7 @@ import (
 	"github.com/odin-ws/odin/gateway/channel"
 )
 
-// counters is everything a gateway counts. Each grows only, but Subscriptions.
+// counters is everything a gateway counts. Each grows only, but those that say now.
 // Any goroutine.
 type counters struct {
 	Admitted      atomic.Uint64 // upgraded
@@ -62,7 +62,12 @@ type counters struct {
 	PublishFailed      atomic.Uint64 // publications the broker did not ack
 	Published          atomic.Uint64
 
+	Repacked       atomic.Uint64 // conflated messages compressed, one for all who passed over as many
+	Inflated       atomic.Uint64 // messages of clients that came compressed
+	InflateRefused atomic.Uint64 // of those, malformed or too big
+
 	Subscriptions atomic.Int64 // now
+	Compressing   atomic.Int64 // connections that negotiated compression, now
 
 	Replays [replayResults]atomic.Uint64 // since and replay, by how it went
 

@@ -20,6 +20,7 @@ type segment struct {
 	from, to int
 	skip     uint64
 	past     bool // the span is a Block's: it moves the sequence only
+	own      bool // the span's bytes are no chunk's: a conflated message, compressed
 	gap      bool // and begins with a gap of what retention has dropped
 }
 
@@ -32,11 +33,11 @@ func (g *segment) size() int { return g.to - g.from + len(g.span.Bytes) }
 // connection in one writev. What is published meanwhile marks its channel again
 // and joins the next round, or this one where the connection is still to come.
 
-// enqueue notes that a channel has something new.
-func (s *shard) enqueue(ch *channel.Channel) {
+// enqueue notes that a channel has something new, as it is or compressed.
+func (s *shard) enqueue(ch *channel.Channel, deflated bool) {
 	// None: its last member here left after the mark.
 	for sc := s.chanOf[ch]; sc != nil; sc = sc.next {
-		if !s.gate(sc) {
+		if sc.deflated == deflated && !s.gate(sc) {
 			s.enqueueOne(sc)
 		}
 	}
@@ -55,6 +56,7 @@ func (s *shard) enqueueOne(sc *shardChan) {
 // flush writes for one turn.
 func (s *shard) flush() {
 	s.turn++
+	s.packs = packTurn
 	budget := s.flushTurn
 	for budget > 0 {
 		if s.nextConn == len(s.touched) {
@@ -80,7 +82,7 @@ func (s *shard) collect() {
 	s.nodes = s.nodes[:0]
 	done := 0
 	for _, sc := range s.queue {
-		next, _ := sc.ch.Head()
+		next := sc.head()
 		for len(s.nodes) < s.flushNodes {
 			_, m := sc.Walk()
 			if m == nil {
@@ -89,7 +91,7 @@ func (s *shard) collect() {
 				}
 				sc.again = false
 				sc.Restart()
-				next, _ = sc.ch.Head()
+				next = sc.head()
 				continue
 			}
 			if !m.Behind(next) {
@@ -157,7 +159,7 @@ func (s *shard) flushBehind(r connRef, c *slot) {
 	c.pend = noNode // it may have been linked before; once is enough
 	for _, sub := range c.subs {
 		sc := s.chans[sub.chanID]
-		if next, _ := sc.ch.Head(); !sc.waiting && sc.At(sub.member()).Behind(next) || sub.past() {
+		if !sc.waiting && sc.At(sub.member()).Behind(sc.head()) || sub.past() {
 			s.nodes = append(s.nodes, node{chanID: sub.chanID, next: c.pend})
 			c.pend = int32(len(s.nodes) - 1)
 		}
@@ -243,7 +245,7 @@ func (s *shard) read(sc *shardChan, index uint32) (channel.Span, bool) {
 		return sc.span, true
 	}
 	next, _ := sc.ch.Head()
-	span, ok := sc.ch.Read(m.Ord(next))
+	span, ok := sc.read(m.Ord(next))
 	if ok && len(span.Bytes) > 0 {
 		sc.span, sc.turn = span, s.turn
 	}
@@ -352,6 +354,9 @@ func (s *shard) advance(r connRef, c *slot, n int) bool {
 			n -= seg.size()
 		case seg.past:
 			next, seq, rest = seg.span.Cut(n)
+			n = 0
+		case seg.own:
+			rest = seg.span.Bytes[n:]
 			n = 0
 		case seg.to > seg.from:
 			env := s.envs[seg.from+min(n, seg.to-seg.from) : seg.to]

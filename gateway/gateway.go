@@ -57,6 +57,10 @@ type Gateway struct {
 	reading     *semaphore.Weighted // history requests under way
 	plain       *plainServer
 	handshakes  *handshakes // of TLS; nil: plain
+	undeflated  chan struct{} // the hub has something to compress
+	inflaters   sync.Pool     // of *wire.Inflater, the workers'
+	echoing     sync.Mutex    // the one compressor of /echo
+	echoer      wire.Deflater
 
 	// Static after Start.
 	listener *netpoll.Listener
@@ -109,6 +113,7 @@ func newGateway(cfg Config, newLoop func(netpoll.Config) (netpoll.Loop, error)) 
 		reading:    semaphore.NewWeighted(historyAtOnce),
 		down:       make(chan struct{}),
 		done:       make(chan struct{}),
+		undeflated: make(chan struct{}, 1),
 	}
 	if g.log == nil {
 		g.log = slog.New(slog.DiscardHandler)
@@ -133,6 +138,7 @@ func newGateway(cfg Config, newLoop func(netpoll.Config) (netpoll.Loop, error)) 
 		MaxChannels: cfg.MaxChannels,
 		MaxPayload:  cfg.MaxPublish,
 		Silence:     cfg.silence,
+		Deflate:     g.wakeDeflater,
 		Wake:        func(shard int) { g.shards[shard].loop.Wake() },
 	})
 	peers, err := capacity.NewIPLimiter(capacity.IPConfig{Connections: cfg.IPConnections, Rate: cfg.IPRate})
@@ -208,6 +214,10 @@ func (g *Gateway) Start() (err error) {
 	g.startAdmin()
 	g.tickers.Add(1)
 	go g.tickHub()
+	if g.cfg.Compression {
+		g.tickers.Add(1)
+		go g.deflate()
+	}
 	if g.cfg.Memory != nil {
 		ctx, cancel := context.WithCancel(context.Background())
 		g.tickers.Add(1)

@@ -138,9 +138,15 @@ type client struct {
 
 func (g *testGateway) dial() *client {
 	g.t.Helper()
+	return g.dialMode(websocket.CompressionDisabled)
+}
+
+// dialMode is dial with an offer of compression.
+func (g *testGateway) dialMode(mode websocket.CompressionMode) *client {
+	g.t.Helper()
 	ctx, cancel := context.WithTimeout(g.t.Context(), 5*time.Second)
 	defer cancel()
-	c, _, err := websocket.Dial(ctx, "ws://"+g.Addr()+"/ws", &websocket.DialOptions{Subprotocols: []string{"odin.v1.json"}})
+	c, _, err := websocket.Dial(ctx, "ws://"+g.Addr()+"/ws", &websocket.DialOptions{Subprotocols: []string{"odin.v1.json"}, CompressionMode: mode, CompressionThreshold: 1})
 	if err != nil {
 		g.t.Fatalf("dial: %v", err)
 	}

@@ -148,11 +148,16 @@ func (s *shard) headDone(r connRef, c *slot, head, rest []byte) {
 		return
 	}
 	c.flags |= flagAdmitted
+	deflate := s.g.cfg.Compression && req.AcceptDeflate()
 	answer, err := req.AppendUpgrade(s.wbuf[:0])
 	if err != nil {
 		s.g.sampled("upgrade", "upgrading a checked handshake failed", "err", err)
 		s.refuse(r, c, &wire.Refusal{Status: http.StatusBadRequest, Code: "bad_request", Message: "the handshake can't be answered"})
 		return
+	}
+	if deflate {
+		c.flags |= flagDeflate
+		s.g.count.Compressing.Add(1)
 	}
 	s.open(r, c, answer, rest, echo)
 }

@@ -15,14 +15,18 @@ type variant struct {
 	yields bool   // not conflated, but may be when it is slow
 	slow   bool   // conflated for that reason
 	every  uint32 // latest: at most one message in so many ms; 0: as fast as the socket takes them
+
+	deflated bool // compressed: its connection's, whatever the subscription
 }
 
-// variantOf is how a sub command wants its channels.
-func variantOf(cmd *wire.Command) variant {
+// variantOf is how a sub command of a connection wants its channels.
+func (c *slot) variantOf(cmd *wire.Command) variant {
+	v := variant{yields: cmd.Slow == "latest"}
 	if cmd.Mode == "latest" {
-		return variant{latest: true, every: uint32(cmd.MS)}
+		v = variant{latest: true, every: uint32(cmd.MS)}
 	}
-	return variant{yields: cmd.Slow == "latest"}
+	v.deflated = c.flags&flagDeflate != 0
+	return v
 }
 
 // calmSweeps is after how many sweeps, a second each, without a full socket a
@@ -121,10 +125,16 @@ func (s *shard) openGates() {
 func (s *shard) gatherLatest(sc *shardChan, index uint32) (seg segment, ok bool) {
 	m := sc.At(index)
 	next, _ := sc.ch.Head()
-	span, skip, ok := sc.ch.ReadLatest(m.Ord(next))
+	span, skip, ok := sc.readLatest(m.Ord(next))
 	seg = segment{sc: sc, index: index, span: span, skip: skip}
 	if !ok || skip == 0 {
 		return seg, ok
+	}
+	if sc.deflated && len(span.Bytes) > 0 {
+		if frame := s.deflateSkip(sc, span, skip); frame != nil {
+			seg.span.Bytes, seg.own = frame, true
+			return seg, true
+		}
 	}
 	seg.from = len(s.envs)
 	s.envs, seg.span.Bytes = wire.AppendMsgSkip(s.envs, span.Bytes, skip)
@@ -171,7 +181,8 @@ func (s *shard) changeAll(c *slot, from, to variant) (changed int) {
 // conflate makes a slow client's subscriptions that allow it conflated, and
 // reports whether there were any.
 func (s *shard) conflate(r connRef, c *slot) bool {
-	n := s.changeAll(c, variant{yields: true}, variant{latest: true, slow: true})
+	z := c.flags&flagDeflate != 0
+	n := s.changeAll(c, variant{yields: true, deflated: z}, variant{latest: true, slow: true, deflated: z})
 	if n == 0 {
 		return false
 	}
@@ -190,7 +201,8 @@ func (s *shard) calmed(r connRef, c *slot) {
 		return
 	}
 	if c.calm++; c.calm >= calmSweeps {
-		s.changeAll(c, variant{latest: true, slow: true}, variant{yields: true})
+		z := c.flags&flagDeflate != 0
+		s.changeAll(c, variant{latest: true, slow: true, deflated: z}, variant{yields: true, deflated: z})
 		c.flags &^= flagConflated
 		s.g.count.SlowRestored.Add(1)
 		s.catchUp(r)

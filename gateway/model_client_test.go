@@ -2,9 +2,11 @@ package gateway
 
 import (
 	"bytes"
+	"compress/flate"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -23,6 +25,7 @@ type modelClient struct {
 	open    bool   // had its 101
 	greeted bool
 
+	deflates  bool   // it offers permessage-deflate, and is answered so
 	steady    bool   // its socket always has room: it may never be cut
 	mayFail   bool   // its descriptor is refused by epoll
 	left      bool   // it has closed or reset
@@ -94,7 +97,12 @@ func newModelClient(w *world, s *netpolltest.Socket) *modelClient {
 	c := &modelClient{w: w, sock: s, subs: make(map[string]*modelSub), wild: make(map[string]wildPos)}
 	c.steady = w.chance(30)
 	c.toSend = []byte("GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
-		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
+		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n")
+	if w.chance(50) {
+		c.toSend = append(c.toSend, "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n"...)
+		c.deflates = w.g.cfg.Compression
+	}
+	c.toSend = append(c.toSend, "\r\n"...)
 	return c
 }
 
@@ -118,7 +126,7 @@ func parseFrame(b []byte) (op byte, payload []byte, n int) {
 	if len(b) < 2 {
 		return 0, nil, 0
 	}
-	if b[0]&0xf0 != 0x80 || b[1]&0x80 != 0 {
+	if b[0]&0xb0 != 0x80 || b[1]&0x80 != 0 {
 		panic(modelFailure(fmt.Sprintf("not the begin of a final, unmasked frame: %.80q", b)))
 	}
 	size, at := uint64(b[1]), 2
@@ -137,7 +145,27 @@ func parseFrame(b []byte) (op byte, payload []byte, n int) {
 	if uint64(len(b)-at) < size {
 		return 0, nil, 0
 	}
-	return b[0] & 0x0f, b[at : at+int(size)], at + int(size)
+	return b[0] & 0x4f, b[at : at+int(size)], at + int(size)
+}
+
+// inflated is what a compressed payload says, by another implementation than the
+// server's.
+func (c *modelClient) inflated(payload []byte) []byte {
+	z := flate.NewReader(io.MultiReader(bytes.NewReader(payload), strings.NewReader("\x00\x00\xff\xff\x01\x00\x00\xff\xff")))
+	b, err := io.ReadAll(z)
+	if err != nil {
+		c.failf("a compressed payload: %v: %q", err, payload)
+	}
+	return b
+}
+
+// deflated is a message as a client compresses it.
+func deflated(text []byte) []byte {
+	var b bytes.Buffer
+	z, _ := flate.NewWriter(&b, flate.DefaultCompression)
+	z.Write(text)
+	z.Flush()
+	return bytes.TrimSuffix(b.Bytes(), []byte("\x00\x00\xff\xff"))
 }
 
 // sendText queues a message, perhaps in fragments with pings in between.
@@ -145,6 +173,10 @@ func (c *modelClient) sendText(text string) {
 	rng := c.w.rng
 	p := []byte(text)
 	op := wire.OpText
+	if c.deflates && c.w.chance(50) {
+		p, op = deflated(p), op|0x40
+		c.w.seen["deflated command"]++
+	}
 	for c.w.chance(15) && len(p) > 1 {
 		n := 1 + rng.IntN(len(p)-1)
 		c.toSend = append(c.toSend, maskFrame(rng, false, op, p[:n])...)
@@ -394,8 +426,22 @@ func (c *modelClient) take() {
 		if n == 0 {
 			return
 		}
+		raw := c.buf[:n]
+		if op&0x40 != 0 {
+			if op &^= 0x40; !c.deflates || op != wire.OpText {
+				c.failf("a compressed frame of opcode %d: %q", op, raw)
+			}
+			payload = c.inflated(payload)
+			raw = wire.AppendFrame(nil, op, payload)
+			c.w.seen["deflated"]++
+			if bytes.Contains(payload, []byte(`,"skip":`)) {
+				c.w.seen["deflated skip"]++
+			}
+		} else if c.deflates && len(payload) >= wire.MinDeflated && bytes.HasPrefix(payload, []byte(`{"t":"msg"`)) {
+			c.w.seen["as it is where it could be deflated"]++
+		}
 		c.w.say("fd %d: < %.100q", c.sock.FD(), payload)
-		c.frame(op, payload, c.buf[:n])
+		c.frame(op, payload, raw)
 		c.buf = c.buf[n:]
 	}
 }

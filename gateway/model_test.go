@@ -61,6 +61,7 @@ func TestModel(t *testing.T) {
 		"entry stale", "entry live", "told stale", "frame split", "unsub mid-frame", "cut", "peer reset", "peer closed",
 		"stale event", "recovered", "not recovered", "wildcard message", "chunk pinned and trimmed", "descriptor reused",
 		"skipped", "replayed", "replay with a gap", "evicted", "told how it is", "learned", "bad_position", "epoch changed", "lost", "add failed",
+		"deflated", "deflated skip", "deflated split", "as it is where it could be deflated", "deflated command",
 	} {
 		if seen[k] == 0 {
 			t.Errorf("no seed ever saw: %s", k)
@@ -171,6 +172,8 @@ func (w *world) op() {
 		w.leave(pick(w.rng, live))
 	case n < 715:
 		w.tick()
+	case n < 740:
+		w.deflate()
 	case n < 850:
 		w.events(w.rng.IntN(len(w.loops)))
 	default:
@@ -203,6 +206,7 @@ func (w *world) rest() {
 			w.settlePool()
 			busy = w.mail(i) || busy
 			w.settlePool()
+			busy = w.deflate() || busy
 		}
 		for _, c := range w.living() {
 			if len(c.toSend) > 0 {

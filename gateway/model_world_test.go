@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/panjf2000/ants/v2"
 
@@ -111,6 +112,7 @@ func newWorld(t *testing.T, seed uint64, seen map[string]int) *world {
 	cfg.Backlog = pick(w.rng, []int64{64 << 10, 64 << 20})
 	cfg.SendQueue = pick(w.rng, []int{4, 64, 1 << 20})
 	cfg.Replay = pick(w.rng, []int{0, 3, 50})
+	cfg.Compression = w.chance(70)
 	g, err := newGateway(cfg, func(netpoll.Config) (netpoll.Loop, error) {
 		l := w.k.NewLoop()
 		w.loops = append(w.loops, l)
@@ -138,6 +140,8 @@ func newWorld(t *testing.T, seed uint64, seen map[string]int) *world {
 		MaxChannels: 1000, MaxPayload: 16 << 10,
 		Wake: func(shard int) { w.loops[shard].Wake() },
 		Now:  func() int64 { return w.clock },
+
+		Deflate: g.wakeDeflater,
 	})
 	all := []string{"t.a", "t.b", "t.c.d", "t.c.e", "u.x", "u.y", "z", "t.f", "u.g", "u.h.i", "t.c.j", "y"}
 	w.names = all[:2+w.rng.IntN(len(all)-2)]
@@ -440,7 +444,12 @@ func (w *world) publish() {
 		name := pick(w.rng, w.names)
 		data := []byte("7")
 		if size > 2 {
-			data = fmt.Appendf(nil, `"%d%s"`, w.head, strings.Repeat(string(rune('a'+w.rng.IntN(26))), size))
+			letters := 1 + w.rng.IntN(pick(w.rng, []int{1, 26})) // some hardly get shorter when compressed
+			data = fmt.Appendf(nil, `"%d`, w.head)
+			for first := 'a' + w.rng.IntN(26); size > 0; size-- {
+				data = append(data, byte('a'+(first+w.rng.IntN(letters))%26))
+			}
+			data = append(data, '"')
 		}
 		m := w.store(name, data)
 		w.say("publish %s seq %d prev %d %d B", name, m.Seq, m.Prev, len(data))
@@ -585,6 +594,17 @@ func (w *world) tick() {
 		w.say("shard %d: %d ticks", i, n)
 		l.Tick(n)
 		w.settlePool() // a read of the past may have been repeated
+	}
+}
+
+// deflate lets the hub compress, if there is something, and reports whether there was.
+func (w *world) deflate() bool {
+	select {
+	case <-w.g.undeflated:
+		w.g.hub.Deflate()
+		return true
+	default:
+		return false
 	}
 }
 
@@ -842,6 +862,12 @@ func (w *world) checkSubs(s *shard) {
 	}
 }
 
+// liesIn reports whether a slice lies in another's array.
+func liesIn(part []byte, of reflect.Value) bool {
+	at, from := uintptr(unsafe.Pointer(unsafe.SliceData(part))), of.Pointer()
+	return from <= at && at < from+uintptr(of.Cap())
+}
+
 // checkBudget adds up the chunks there are, in logs and under pins.
 func (w *world) checkBudget() {
 	chunks := make(map[uintptr]int64)
@@ -865,6 +891,9 @@ func (w *world) checkBudget() {
 			if e := s.slots.at(i).ext; e != nil && len(e.pin.Rest()) > 0 {
 				w.seen["frame split"]++
 				c := reflect.ValueOf(&e.pin).Elem().FieldByName("c")
+				if z := c.Elem().FieldByName("z"); !z.IsNil() && liesIn(e.pin.Rest(), z.Elem().FieldByName("buf")) {
+					w.seen["deflated split"]++
+				}
 				chunks[c.Pointer()] = c.Elem().FieldByName("cost").Int()
 			}
 		}

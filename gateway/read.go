@@ -83,16 +83,17 @@ func (s *shard) feed(r connRef, c *slot, data []byte) {
 	if c.ext != nil && c.ext.parser.Mid() {
 		p = &c.ext.parser
 	}
-	lim := &s.g.limits
+	lim := s.g.limits
 	if c.flags&flagEcho != 0 {
-		lim = &s.g.echoLimits
+		lim = s.g.echoLimits
 	}
+	lim.Deflate = c.flags&flagDeflate != 0
 	for len(data) > 0 {
 		if c.paused() {
 			s.stash(r, c, p, data)
 			return
 		}
-		ev, n, cerr := p.Next(data, lim, s.g.pool)
+		ev, n, cerr := p.Next(data, &lim, s.g.pool)
 		data = data[n:]
 		if cerr != nil {
 			p.Release(s.g.pool)
@@ -176,10 +177,10 @@ func (s *shard) event(r connRef, c *slot, ev wire.Event) {
 	case wire.Message:
 		s.g.count.CommandsIn.Add(1)
 		if c.flags&flagEcho != 0 {
-			s.echo(r, c, ev.Op, ev.Payload)
+			s.echo(r, c, ev)
 			return
 		}
-		s.message(r, c, ev.Payload)
+		s.message(r, c, ev.Payload, ev.Deflated)
 	case wire.Ping:
 		if !s.controlFrame(r, c) {
 			return
@@ -213,9 +214,13 @@ func (s *shard) controlFrame(r connRef, c *slot) bool {
 }
 
 // echo sends a message back as one frame.
-func (s *shard) echo(r connRef, c *slot, op byte, payload []byte) {
-	s.wbuf = wire.AppendHeader(s.wbuf[:0], op, len(payload))
-	s.sendv(r, c, s.wbuf, payload)
+func (s *shard) echo(r connRef, c *slot, ev wire.Event) {
+	if c.flags&flagDeflate != 0 && (ev.Deflated || len(ev.Payload) >= wire.MinDeflated) {
+		s.echoDeflated(r, c, ev)
+		return
+	}
+	s.wbuf = wire.AppendHeader(s.wbuf[:0], ev.Op, len(ev.Payload))
+	s.sendv(r, c, s.wbuf, ev.Payload)
 }
 
 // gone ends a connection whose peer has closed or reset.

@@ -89,8 +89,14 @@ type shard struct {
 	envs    []byte // the begun envelopes of segs
 	iov     [][]byte
 	dirty   []*channel.Channel
+	zips    []*channel.Channel
 	added   []*channel.Channel
 	mail    mailItems
+
+	// Owned by the loop: compression.
+	deflater wire.Deflater
+	inflater wire.Inflater
+	packs    int // bytes that may still be compressed in this turn
 
 	// Any goroutine.
 	box      mailbox
@@ -113,6 +119,8 @@ type shardChan struct {
 
 	span channel.Span // the last one read, valid for one turn
 	turn uint64
+
+	packed packed // with latest and deflated: what was compressed last
 
 	gathered uint64 // the last gather that took it
 
@@ -242,7 +250,14 @@ func (s *shard) Mail() {
 		s.g.hub.Matched(s.id, ch)
 	}
 	for _, ch := range s.dirty {
-		s.enqueue(ch)
+		s.enqueue(ch, false)
+	}
+	if s.g.cfg.Compression {
+		s.zips = s.g.hub.TakeDeflated(s.id, s.zips[:0])
+		for _, ch := range s.zips {
+			s.enqueue(ch, true)
+		}
+		clear(s.zips)
 	}
 	clear(s.dirty)
 	clear(s.added)
@@ -373,6 +388,9 @@ func (s *shard) forget(r connRef, c *slot) {
 		s.g.leaveGate()
 	} else if c.state == stateClosing {
 		s.refusedNow--
+	}
+	if c.flags&flagDeflate != 0 {
+		s.g.count.Compressing.Add(-1)
 	}
 	s.uncharge(c)
 	s.forgetPeer(r)

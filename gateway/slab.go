@@ -36,6 +36,7 @@ const (
 	flagHeld                            // is not written to for want of that budget, and is on the list of those
 	flagFetching                        // waits for a part of the stream's past
 	flagConflated                       // some of its subscriptions are conflated because it was slow
+	flagDeflate                         // negotiated permessage-deflate
 )
 
 // slot is one connection: what an idle client costs this process, besides a

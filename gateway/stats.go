@@ -89,6 +89,8 @@ type Stats struct {
 	MemoryLimitBytes int64  `json:"memoryLimitBytes,omitempty"`
 	MemoryErrors     uint64 `json:"memoryErrors"`
 
+	Compression CompressionStats `json:"compression"`
+
 	PooledBytes int64  `json:"pooledBytes"` // buffers lent
 	PooledIdle  int64  `json:"pooledIdleBytes"`
 	LogBytes    int64  `json:"logBytes"`
@@ -113,6 +115,18 @@ type TokenStats struct {
 	Revoked      int   `json:"revoked"`        // entries of the list
 	FetchFails   int64 `json:"keyFetchFailed"` // of sets of keys
 	KeysAgeMs    int64 `json:"keysAgeMs"`      // since the oldest set was fetched; -1: one never was
+}
+
+// CompressionStats is what permessage-deflate has done.
+type CompressionStats struct {
+	Connections    int64  `json:"connections"`    // that negotiated it, now
+	Messages       uint64 `json:"messages"`       // of the logs compressed, each once for all who are given it
+	BytesBefore    uint64 `json:"bytesBefore"`    // of these
+	BytesAfter     uint64 `json:"bytesAfter"`     // of these, compressed
+	Passed         uint64 `json:"passed"`         // log entries left as they are because compression was too far behind
+	Conflated      uint64 `json:"conflated"`      // messages compressed with the number of those passed over
+	Inflated       uint64 `json:"inflated"`       // messages of clients
+	InflateRefused uint64 `json:"inflateRefused"` // of those, malformed or too big
 }
 
 // BrokerStats is the broker's part of Stats.
@@ -217,6 +231,13 @@ func (g *Gateway) Stats() Stats {
 
 		SendBuffersGrown:  c.BuffersGrown.Load(),
 		SendBuffersShrunk: c.BuffersShrunk.Load(),
+
+		Compression: CompressionStats{
+			Connections: c.Compressing.Load(),
+			Messages:    h.Deflated.Load(), BytesBefore: h.DeflatedFrom.Load(), BytesAfter: h.DeflatedTo.Load(),
+			Passed: h.DeflatePassed.Load(), Conflated: c.Repacked.Load(),
+			Inflated: c.Inflated.Load(), InflateRefused: c.InflateRefused.Load(),
+		},
 
 		PooledBytes: g.pool.InUse(),
 		PooledIdle:  g.pool.Idle(),

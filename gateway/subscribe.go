@@ -30,7 +30,7 @@ func (s *shard) attach(ch *channel.Channel, v variant) *shardChan {
 			return sc
 		}
 	}
-	if first == nil && !s.g.hub.Attach(s.id, ch) {
+	if !followed(first, v.deflated) && !s.g.hub.Attach(s.id, ch, v.deflated) {
 		return nil
 	}
 	sc := &shardChan{ch: ch, variant: v, next: first}
@@ -58,7 +58,9 @@ func (s *shard) detach(sc *shardChan) {
 		s.chanOf[sc.ch] = sc.next
 	default:
 		delete(s.chanOf, sc.ch)
-		s.g.hub.Detach(s.id, sc.ch)
+	}
+	if !followed(s.chanOf[sc.ch], sc.deflated) {
+		s.g.hub.Detach(s.id, sc.ch, sc.deflated)
 	}
 	sc.gone = true
 	s.chans[sc.id] = nil
@@ -71,6 +73,17 @@ func (s *shard) detach(sc *shardChan) {
 			}
 		}
 	}
+}
+
+// followed reports whether one of a channel's variants is given it compressed, or as
+// it is.
+func followed(first *shardChan, deflated bool) bool {
+	for sc := first; sc != nil; sc = sc.next {
+		if sc.deflated == deflated {
+			return true
+		}
+	}
+	return false
 }
 
 // addSub puts a subscription in its place.
@@ -287,7 +300,7 @@ func (s *shard) subName(r connRef, c *slot, cmd *subCommand, name, prefix string
 	if at, is := s.subOf(c, ch); is {
 		// Once is enough; where it stands is not changed, only how it goes on.
 		c.subs[at].index |= explicitSub
-		s.change(c, at, variantOf(cmd.Command))
+		s.change(c, at, c.variantOf(cmd.Command))
 		_, head := ch.Head()
 		return joined{seq: head}
 	}
@@ -317,7 +330,7 @@ func (cmd *subCommand) judge(p wire.Position, head uint64) (reject string) {
 
 // subOne makes a connection a member of a channel that it does not follow yet.
 func (s *shard) subOne(r connRef, c *slot, cmd *subCommand, ch *channel.Channel, pos *wire.Position, flags uint32) joined {
-	v := variantOf(cmd.Command)
+	v := c.variantOf(cmd.Command)
 	sc := s.attach(ch, v)
 	if sc == nil {
 		return joined{reject: "limit"}

@@ -206,11 +206,11 @@ func (s *shard) lag(c *slot) uint32 {
 	for _, n := range c.subs {
 		sc := s.chans[n.chanID]
 		m := sc.At(n.member())
-		switch next, _ := sc.ch.Head(); {
+		switch {
 		case n.past():
 			sum += uint64(s.distance(m.Seq))
 		case !sc.latest:
-			sum += uint64(m.Lag(next))
+			sum += uint64(m.Lag(sc.head()))
 		}
 	}
 	return uint32(min(sum, math.MaxUint32))

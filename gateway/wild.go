@@ -16,7 +16,7 @@ func (s *shard) subWild(r connRef, c *slot, cmd *subCommand, name, prefix string
 	e := s.extOf(c)
 	for i := range e.wild {
 		if e.wild[i].prefix == prefix {
-			s.changeWild(r, c, &e.wild[i], variantOf(cmd.Command))
+			s.changeWild(r, c, &e.wild[i], c.variantOf(cmd.Command))
 			return j
 		}
 	}
@@ -64,7 +64,7 @@ func (s *shard) subWild(r connRef, c *slot, cmd *subCommand, name, prefix string
 			s.g.count.GapsEvicted.Add(1)
 		}
 	}
-	v := variantOf(cmd.Command)
+	v := c.variantOf(cmd.Command)
 	s.g.more.Add(int64(cost))
 	e.wild = append(e.wild, wildSub{prefix, v})
 	s.wild[prefix] = append(s.wild[prefix], wildMember{r, v})

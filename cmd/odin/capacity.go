@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"runtime"
 	"strconv"
 	"strings"
 
@@ -23,6 +24,7 @@ type capacityFlags struct {
 	users                   count
 	active                  percent
 	config                  string
+	compression             toggle
 	measure, asJSON         bool
 	tls                     choice
 
@@ -49,7 +51,7 @@ runs in or for another size, which bound wins, and what would change it.
 With --memory the sum is for a container elsewhere: this one's descriptor limit
 is shown but not applied. What serve takes from the environment and --config
 (memory_limit, capacity_profile, max_connections, bytes_per_connection,
-runtime_overhead, backlog, replay) holds here too, unless a flag says otherwise.
+runtime_overhead, backlog, compression, replay) holds here too, unless a flag says otherwise.
 
 --measure opens loopback connections and reads what they cost this kernel. The
 sum goes by the larger of that and the model's figure: what was measured is an
@@ -83,6 +85,7 @@ docs/capacity.md explains every term; --json says where each figure is from.`,
 	fs.Var(&f.perConnection, "bytes-per-connection", "memory of one connection, kernel included; empty: the profile's")
 	fs.Var(&f.overhead, "runtime-overhead", "memory set aside for the process itself; empty: 128MiB")
 	fs.Var(&f.backlog, "backlog", "memory for bytes not yet acknowledged, all clients together; empty: the profile's; 0: none")
+	fs.VarPF(&f.compression, "compression", "", "with permessage-deflate").NoOptDefVal = "true"
 	fs.Var(&f.maxConnections, "max-connections", "connections configured; 0: not configured")
 	fs.BoolVar(&f.measure, "measure", false, "measure what a socket costs this machine's kernel")
 	fs.Var(&f.users, "users", "plan for so many users")
@@ -111,6 +114,7 @@ func (f *capacityFlags) load(cmd *cobra.Command, environ []string) error {
 		"bytes-per-connection": func() { f.perConnection = l.BytesPerConnection },
 		"runtime-overhead":     func() { f.overhead = l.RuntimeOverhead },
 		"backlog":              func() { f.backlog = l.Backlog },
+		"compression":          func() { f.compression = l.Compression },
 		"max-connections":      func() { f.maxConnections = l.MaxConnections },
 		"tls": func() {
 			if l.TLSCert != "" {
@@ -148,6 +152,7 @@ func (f *capacityFlags) input(p capacity.Profile, limit capacity.Limit) capacity
 	return capacity.Input{
 		Limit: limit, Profile: p, Replay: int(f.replay), RuntimeOverhead: int64(f.overhead), Backlog: int64(f.backlog),
 		TLS: capacity.TLSRecords(f.tls.word),
+		Compression: compressionMemory(f.compression, runtime.GOMAXPROCS(0)),
 	}
 }
 

@@ -71,7 +71,11 @@ func serve(ctx context.Context, l *loaded, environ []string, stdout, stderr io.W
 	if err != nil {
 		return err
 	}
-	sum, err := l.capacity(log, recordsOf(encrypted))
+	shards := int(l.Shards)
+	if shards == 0 {
+		shards = runtime.GOMAXPROCS(0)
+	}
+	sum, err := l.capacity(shards, log, recordsOf(encrypted))
 	if err != nil {
 		return err
 	}
@@ -81,10 +85,6 @@ func serve(ctx context.Context, l *loaded, environ []string, stdout, stderr io.W
 	_, ownLimit := lookupEnv(environ, "GOMEMLIMIT")
 	if !ownLimit {
 		debug.SetMemoryLimit(sum.GoMemLimit())
-	}
-	shards := int(l.Shards)
-	if shards == 0 {
-		shards = runtime.GOMAXPROCS(0)
 	}
 	runtime.GOMAXPROCS(shards + 2) // a poller's wait holds a P until sysmon takes it back
 
@@ -167,7 +167,7 @@ func newLogger(l *loaded, out io.Writer) *slog.Logger {
 }
 
 // capacity works out how many connections this process may hold.
-func (l *loaded) capacity(log *slog.Logger, records capacity.TLSRecords) (capacity.Result, error) {
+func (l *loaded) capacity(shards int, log *slog.Logger, records capacity.TLSRecords) (capacity.Result, error) {
 	descriptors, err := capacity.Descriptors()
 	if err != nil {
 		log.Warn("The descriptor limit could not be raised", "err", err, "limit", descriptors)
@@ -186,7 +186,8 @@ func (l *loaded) capacity(log *slog.Logger, records capacity.TLSRecords) (capaci
 		return capacity.Result{}, usageError{err}
 	}
 	r, err := capacity.Compute(capacity.Input{
-		Limit: limit, Profile: profile, BytesPerConnection: int64(l.BytesPerConnection),
+		Compression: compressionMemory(l.Compression, shards),
+		Limit:       limit, Profile: profile, BytesPerConnection: int64(l.BytesPerConnection),
 		RuntimeOverhead: int64(l.RuntimeOverhead), Backlog: int64(l.Backlog), Replay: int(l.Replay),
 		Descriptors: descriptors, ReservedDescriptors: reserved(descriptors, int(l.MaxHandshakes)),
 		Configured: int(l.MaxConnections), TLS: records,
@@ -195,6 +196,14 @@ func (l *loaded) capacity(log *slog.Logger, records capacity.TLSRecords) (capaci
 		return r, usageError{err}
 	}
 	return r, nil
+}
+
+// compressionMemory is the term of --compression.
+func compressionMemory(on toggle, shards int) int64 {
+	if !on {
+		return 0
+	}
+	return gateway.CompressionMemory(shards)
 }
 
 // systemRoot is where the cgroup's files are looked for; tests put fixtures there.
@@ -244,7 +253,8 @@ func (l *loaded) gatewayConfig(maxConnections, shards int, log *slog.Logger) gat
 			c.TrustedProxies = append(c.TrustedProxies, p)
 		}
 	}
-	c.Echo, c.Node, c.Log = bool(l.Echo), string(l.Node), log
+	c.Echo, c.Compression = bool(l.Echo), bool(l.Compression)
+	c.Node, c.Log = string(l.Node), log
 	return c
 }
 

@@ -65,6 +65,7 @@ type serveConfig struct {
 	IPRate        count  `flag:"ip-rate" default:"0" usage:"connections one client address may open a second; 0: no bound"`
 	AdmissionWait span   `flag:"admission-wait" default:"0s" usage:"how long a caller may wait for a place when all are taken; 0s: refused at once"`
 	Reject        choice `flag:"reject" default:"http" of:"http,ws" usage:"how a caller without a place, or without a good token, is refused: http (503, 401) or ws (upgraded, then closed with 1013, 4001, which browsers can see)"`
+	Compression   toggle `flag:"compression" default:"false" usage:"accept permessage-deflate from clients that offer it: half the traffic, for CPU by the message, not by the client"`
 	Drain         span   `flag:"drain" default:"30s" usage:"how long shutdown spreads the goodbyes over"`
 
 	TokenKeyFile   list `flag:"token-key-file" default:"" check:"token key" group:"Access" usage:"keys that readers' tokens (JWT) are signed with, [ALG:]FILE: public keys or certificates in PEM, or a secret for HMAC; ODIN_TOKEN_KEY has the text itself. Each key is for one algorithm: RS256, ES256 and so on by the curve, EdDSA or HS256 unless ALG says another. Without this and --jwks anyone may read"`

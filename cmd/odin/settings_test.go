@@ -94,7 +94,7 @@ func TestEveryName(t *testing.T) {
 	samples := map[string]string{
 		"addr": ":9", "admin-addr": "127.0.0.1:9", "nats-url": "nats://h:4222", "nats-listen": ":4222",
 		"capacity-profile": "goroutine", "log-level": "warn", "log-format": "json",
-		"reject": "ws", "trusted-proxy": "10.0.0.0/8", "stale-after": "t.*=5s", "allow-origin": "https://a.example", "echo": "true", "demo": "true",
+		"reject": "ws", "trusted-proxy": "10.0.0.0/8", "stale-after": "t.*=5s", "allow-origin": "https://a.example", "echo": "true", "compression": "true", "demo": "true",
 		"token-key-file": "PS256:/k", "jwks": "https://h/jwks", "token-issuer": "https://i", "token-audience": "a", "token-read": "t.*",
 		"anonymous-read": "p.*", "revoked": "/r", "publish-key-file": "/p",
 		"tls-kernel": "off", "data-dir": "/d", "nats-config": "/n.conf", "node": "n1",

@@ -17,15 +17,16 @@ const (
 // chunk is an append-only piece of a log. Its slices are replaced only under
 // the log's lock; elements below a length read under that lock never change.
 type chunk struct {
-	first uint64   // ordinal of the first entry
-	prev  uint64   // the channel's head before the first entry
-	buf   []byte   // frames; len is published, cap is fixed
-	offs  []uint32 // where each entry begins in buf
-	seqs  []uint64 // the channel's head after each entry
-	born  int64    // Unix ms of the first entry
-	last  int64    // Unix ms of the newest entry
+	first uint64    // ordinal of the first entry
+	prev  uint64    // the channel's head before the first entry
+	buf   []byte    // frames; len is published, cap is fixed
+	offs  []uint32  // where each entry begins in buf
+	seqs  []uint64  // the channel's head after each entry
+	z     *deflated // its entries compressed, from one on; nil: none are
+	born  int64     // Unix ms of the first entry
+	last  int64     // Unix ms of the newest entry
 
-	cost  int64 // bytes charged to the budget
+	cost  int64 // bytes charged to the budget, z's among them
 	refs  atomic.Int32
 	owner *Budget
 }

@@ -29,6 +29,9 @@ type Config struct {
 	// Silence is after how long without a message a channel's followers are told
 	// stale, ms; 0: never. It is asked once a channel. nil is never.
 	Silence func(name string) int64
+	// Deflate is called when there is something to compress and was not: from then on
+	// Hub.Deflate is due, on a goroutine of the caller's. nil: nobody asks for it.
+	Deflate func()
 	// Now is the clock, Unix ms; nil is the real one.
 	Now func() int64
 }
@@ -48,6 +51,11 @@ type Counters struct {
 	Evicted       atomic.Uint64 // chunks dropped for the budget's sake, younger than promised
 	ChannelsAdded atomic.Uint64
 	ChannelsGone  atomic.Uint64
+
+	Deflated      atomic.Uint64 // messages compressed, each once, whoever is given it
+	DeflatedFrom  atomic.Uint64 // bytes of their frames
+	DeflatedTo    atomic.Uint64 // bytes of these compressed
+	DeflatePassed atomic.Uint64 // entries left as they are because compression lagged behind
 }
 
 // Hub holds a node's channels. It is the broker's Sink; shards attach to
@@ -78,6 +86,8 @@ type Hub struct {
 	full    bool // no channel could be forgotten since the last Tick
 	scratch []byte
 
+	deflater deflater
+
 	inboxes []inbox
 }
 
@@ -102,9 +112,12 @@ type Channel struct {
 	guess  atomic.Bool   // see Guess
 
 	// Any goroutine.
-	shards atomic.Uint64 // which have members; changed under Hub.mu
+	shards atomic.Uint64 // which have members that are given it as it is; changed under Hub.mu
+	zipped atomic.Uint64 // which have members that are given it compressed; changed under Hub.mu
 	unseen atomic.Uint64 // which were left it and have yet to look for wildcards that match, see Matched
 	dirty  atomic.Uint64 // which have been marked and not yet looked
+	zdirty atomic.Uint64 // the same, of those in zipped
+	toDo   atomic.Bool   // in Hub.deflater.queue
 	fresh  atomic.Uint32 // a Freshness: what the log said last
 
 	// Guarded by Hub.write.
@@ -148,6 +161,7 @@ const maxMissed = 1024
 type inbox struct {
 	mu    sync.Mutex
 	dirty []*Channel
+	zips  []*Channel
 	added []*Channel
 	lost  []Missed
 	_     [64]byte // one shard's lock is not another's cache line
@@ -160,6 +174,9 @@ func New(cfg Config) *Hub {
 	}
 	if cfg.Wake == nil {
 		cfg.Wake = func(int) {}
+	}
+	if cfg.Deflate == nil {
+		cfg.Deflate = func() {}
 	}
 	if cfg.Silence == nil {
 		cfg.Silence = func(string) int64 { return 0 }
@@ -289,24 +306,38 @@ func (h *Hub) Steady(f func()) {
 }
 
 // Attach makes the hub mark ch for shard from now on; the shard calls it before
-// it reads the log's head for its first member. It reports false when the hub
+// it reads the log's head for its first member, of those who are given the log as it
+// is and of those who are given it compressed. It reports false when the hub
 // has forgotten the channel meanwhile.
-func (h *Hub) Attach(shard int, ch *Channel) bool {
+func (h *Hub) Attach(shard int, ch *Channel, deflated bool) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.channels[ch.Name] != ch {
 		return false
 	}
+	if deflated {
+		if ch.zipped.Or(1<<shard) == 0 {
+			ch.beginDeflated()
+		}
+		return true
+	}
 	ch.shards.Or(1 << shard)
 	return true
 }
 
-// Detach undoes Attach, after the shard's last member left.
-func (h *Hub) Detach(shard int, ch *Channel) {
+// Detach undoes Attach, after the shard's last member of that kind left.
+func (h *Hub) Detach(shard int, ch *Channel, deflated bool) {
+	of := &ch.shards
+	if deflated {
+		of = &ch.zipped
+	}
 	h.mu.Lock()
-	ch.shards.And(^(uint64(1) << shard))
+	of.And(^(uint64(1) << shard))
 	h.mu.Unlock()
 }
+
+// followed reports whether the channel has members.
+func (ch *Channel) followed() bool { return ch.shards.Load()|ch.zipped.Load() != 0 }
 
 // Match calls f with every channel whose name begins with prefix, in order,
 // until f returns false; f must not call the hub. It costs what it finds, not
@@ -379,6 +410,9 @@ func (h *Hub) Follow(ch *Channel) (stale bool) {
 
 // mark tells the shards that have members of ch. Writer only.
 func (h *Hub) mark(ch *Channel) {
+	if ch.zipped.Load() != 0 {
+		h.toDeflate(ch)
+	}
 	shards := ch.shards.Load()
 	if shards == 0 {
 		return

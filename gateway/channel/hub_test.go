@@ -55,7 +55,7 @@ func (h *testHub) look() {
 func (h *testHub) follow(name string) *Channel {
 	h.t.Helper()
 	ch := h.Ensure(name, 0)
-	if ch == nil || !h.Attach(0, ch) {
+	if ch == nil || !h.Attach(0, ch, false) {
 		h.t.Fatalf("can't follow %s", name)
 	}
 	return ch
@@ -284,7 +284,7 @@ func TestInboxWakesOnce(t *testing.T) {
 	h := newTestHub(t, nil)
 	h.Open("e1", 0)
 	a, b := h.follow("a"), h.follow("b")
-	h.Attach(1, b)
+	h.Attach(1, b, false)
 	h.Take(0, nil, nil)
 	h.Take(1, nil, nil)
 	h.wakes = [2]int{}
@@ -311,12 +311,12 @@ func TestInboxWakesOnce(t *testing.T) {
 	if dirty, added = h.Take(1, nil, nil); len(dirty) != 1 || len(added) != 3 || added[2].Name != "c" {
 		t.Fatalf("took %v, %v", dirty, added)
 	}
-	h.Detach(1, b)
+	h.Detach(1, b, false)
 	h.message("b", 14, 11)
 	if h.wakes != [2]int{2, 1} {
 		t.Fatalf("a shard that left was woken: %v", h.wakes)
 	}
-	if h.Attach(0, &Channel{Name: "a"}) {
+	if h.Attach(0, &Channel{Name: "a"}, false) {
 		t.Error("attached to a channel of the same name")
 	}
 }
@@ -339,7 +339,7 @@ func TestMissed(t *testing.T) {
 	}
 	// What wakes for one does not keep the other from waking.
 	ch := h.follow("x")
-	h.Attach(1, ch)
+	h.Attach(1, ch, false)
 	h.message("x", 3, 0)
 	if h.wakes != [2]int{2, 1} {
 		t.Fatalf("wakes %v", h.wakes)
@@ -509,7 +509,7 @@ func TestMaxChannels(t *testing.T) {
 	if h.Lookup("d") == nil || h.Lookup("e") == nil || h.Lookup("a") != followed || h.Len() != 3 {
 		t.Fatal("none of those without followers made room")
 	}
-	if h.Attach(1, followed) != true {
+	if h.Attach(1, followed, false) != true {
 		t.Fatal("lost the one followed")
 	}
 	sum, _ := h.used()
@@ -606,7 +606,7 @@ func TestConcurrentShards(t *testing.T) {
 		var follows []*Channel
 		for i := range channels {
 			ch := h.Ensure(fmt.Sprint("c", i), 0)
-			h.Attach(s, ch)
+			h.Attach(s, ch, false)
 			follows = append(follows, ch)
 		}
 		wg.Go(func() {
@@ -632,7 +632,7 @@ func TestConcurrentShards(t *testing.T) {
 				}
 			}
 			for _, ch := range follows {
-				h.Detach(s, ch)
+				h.Detach(s, ch, false)
 			}
 		})
 	}

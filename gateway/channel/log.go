@@ -18,6 +18,7 @@ type Log struct {
 	reborn    string   // this epoch's name, if the entry at epochOrd says that there was another
 	notes     []uint64 // ordinals of the entries kept that are no messages: gap, stale, live
 	lostNote  uint64   // ordinal after the newest of those trimmed away
+	deflated  uint64   // ordinal up to which there is something for ReadDeflated
 
 	// Owned by the hub's writer.
 	budget *Budget
@@ -78,18 +79,27 @@ func (l *Log) Read(from uint64) (s Span, ok bool) {
 	if c == nil {
 		return Span{}, false
 	}
-	i := from - c.first
+	s = c.span(int(from-c.first), len(c.offs))
+	s.More = c.end() < l.next
+	return s, true
+}
+
+// span is the chunk's entries with i ≤ index < j.
+func (c *chunk) span(i, j int) Span {
+	end := len(c.buf)
+	if j < len(c.offs) {
+		end = int(c.offs[j])
+	}
 	return Span{
-		Bytes: c.buf[c.offs[i]:len(c.buf):len(c.buf)],
-		First: from,
-		Next:  c.end(),
-		Seq:   c.seqs[len(c.seqs)-1],
-		More:  c.end() < l.next,
+		Bytes: c.buf[c.offs[i]:end:end],
+		First: c.first + uint64(i),
+		Next:  c.first + uint64(j),
+		Seq:   c.seqs[j-1],
 		c:     c,
 		base:  c.offs[i],
-		offs:  c.offs[i:],
-		seqs:  c.seqs[i:],
-	}, true
+		offs:  c.offs[i:j],
+		seqs:  c.seqs[i:j],
+	}
 }
 
 // ReadLatest returns, for a reader at ordinal from that wants only the newest,
@@ -100,39 +110,33 @@ func (l *Log) Read(from uint64) (s Span, ok bool) {
 func (l *Log) ReadLatest(from uint64) (s Span, skip uint64, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if from >= l.next {
-		return Span{First: from, Next: from, Seq: l.seq}, 0, true
+	c, at, ok := l.latest(from, l.next)
+	if c == nil {
+		return Span{First: from, Next: from, Seq: l.seq}, 0, ok
 	}
+	s = c.span(int(at-c.first), int(at-c.first)+1)
+	s.More = at+1 < l.next
+	return s, at - from, true
+}
+
+// latest finds the entry that is next for a reader at ordinal from that wants only the
+// newest of those before end. c is nil when there is none.
+func (l *Log) latest(from, end uint64) (c *chunk, at uint64, ok bool) {
 	if from < l.lostNote {
-		return Span{}, 0, false
+		return nil, 0, false
 	}
-	at := l.next - 1
+	if from >= end {
+		return nil, 0, true
+	}
+	at = end - 1
 	i := sort.Search(len(l.notes), func(i int) bool { return l.notes[i] >= from })
-	if i < len(l.notes) {
+	if i < len(l.notes) && l.notes[i] < end {
 		if at = l.notes[i]; at > from {
 			at--
 		}
 	}
-	c := l.find(at)
-	if c == nil {
-		return Span{}, 0, false
-	}
-	k := at - c.first
-	end := len(c.buf)
-	if k+1 < uint64(len(c.offs)) {
-		end = int(c.offs[k+1])
-	}
-	return Span{
-		Bytes: c.buf[c.offs[k]:end:end],
-		First: at,
-		Next:  at + 1,
-		Seq:   c.seqs[k],
-		More:  at+1 < l.next,
-		c:     c,
-		base:  c.offs[k],
-		offs:  c.offs[k : k+1],
-		seqs:  c.seqs[k : k+1],
-	}, at - from, true
+	c = l.find(at)
+	return c, at, c != nil
 }
 
 // find returns the chunk that holds ordinal ord, nil when it is trimmed.

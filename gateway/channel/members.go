@@ -12,10 +12,11 @@ type Member struct {
 func (m *Member) Ord(next uint64) uint64 { return next - uint64(uint32(next)-m.ord) }
 
 // Behind reports whether there is something to send.
-func (m *Member) Behind(next uint64) bool { return m.ord != uint32(next) }
+// next may be one that the member is ahead of: up to where the log is compressed.
+func (m *Member) Behind(next uint64) bool { return int32(uint32(next)-m.ord) > 0 }
 
 // Lag is how many entries the member is behind.
-func (m *Member) Lag(next uint64) uint32 { return uint32(next) - m.ord }
+func (m *Member) Lag(next uint64) uint32 { return uint32(max(0, int32(uint32(next)-m.ord))) }
 
 // Read notes the newest sequence read from the channel's past; the ordinal stays.
 func (m *Member) Read(seq uint64) { m.Seq = seq }

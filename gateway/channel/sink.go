@@ -82,7 +82,7 @@ func (h *Hub) Down(error) {
 	}
 	h.now = h.cfg.Now()
 	for _, ch := range h.all() {
-		if ch.shards.Load() != 0 && !ch.told {
+		if ch.followed() && !ch.told {
 			ch.told = true
 			if !ch.quiet {
 				h.say(ch, Stale)
@@ -100,7 +100,7 @@ func (h *Hub) hush(all []*Channel) {
 		}
 		ch.quiet = true
 		h.Counters.Silences.Add(1)
-		if ch.shards.Load() != 0 && !ch.told {
+		if ch.followed() && !ch.told {
 			h.say(ch, Stale)
 		}
 	}
@@ -114,7 +114,7 @@ func (h *Hub) wakeUp(ch *Channel) {
 		return
 	}
 	ch.quiet = false
-	if ch.shards.Load() != 0 && !ch.told {
+	if ch.followed() && !ch.told {
 		h.say(ch, Live)
 	}
 }

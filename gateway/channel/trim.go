@@ -115,7 +115,7 @@ func (h *Hub) gone(ch *Channel) {
 // needs reports whether a channel may not be forgotten: it has followers, or will have
 // once a shard has looked, or somebody has just asked for it. Writer only.
 func (h *Hub) needs(ch *Channel) bool {
-	return ch.shards.Load()|ch.unseen.Load() != 0 || h.now-ch.added <= forgetAfter
+	return ch.followed() || ch.unseen.Load() != 0 || h.now-ch.added <= forgetAfter
 }
 
 // forgetOne makes room for a channel by forgetting one that nobody follows.

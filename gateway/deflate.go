@@ -1,0 +1,187 @@
+package gateway
+
+import (
+	"runtime"
+
+	"github.com/odin-ws/odin/gateway/channel"
+	"github.com/odin-ws/odin/gateway/wire"
+)
+
+// What is compressed, and by whom (docs/adr/0013). The messages of the logs are,
+// each once, by one goroutine of the hub's; connections that negotiated it are the
+// members of variants of their own. What a connection is told for itself goes as it
+// is, and so does the stream's past.
+
+const (
+	// inflateHere is up to how many compressed bytes a command is inflated on the
+	// shard, as far as it is no large command then: some 10 µs.
+	inflateHere = 1 << 10
+	// packTurn is how many bytes of conflated messages a shard compresses in a turn,
+	// a millisecond's worth; what is beyond goes as it is.
+	packTurn = 32 << 10
+	// packTries is how often one message is compressed for members of one variant
+	// that passed over different numbers of messages.
+	packTries = 4
+)
+
+// CompressionMemory is what compressors and decompressors may hold in a gateway of so
+// many shards, bytes: a compressor for the logs, one for each shard and one for /echo,
+// a decompressor for each shard and worker.
+func CompressionMemory(shards int) int64 {
+	return int64(shards+2)*wire.DeflaterSize + int64(shards+poolFactor*runtime.NumCPU())*wire.InflaterSize
+}
+
+// packed is a conflated message compressed, with the number of messages that its
+// reader passed over.
+type packed struct {
+	ord, skip uint64
+	frame     []byte // never changes; nil: it does not get shorter
+	tries     int    // how many different skips ord was compressed with
+}
+
+// head is the ordinal up to which its members may be written.
+func (sc *shardChan) head() uint64 {
+	if sc.deflated {
+		return sc.ch.Deflated()
+	}
+	next, _ := sc.ch.Head()
+	return next
+}
+
+// read is what its members are written from ordinal ord on.
+func (sc *shardChan) read(ord uint64) (channel.Span, bool) {
+	if sc.deflated {
+		return sc.ch.ReadDeflated(ord)
+	}
+	return sc.ch.Read(ord)
+}
+
+// readLatest is read for conflated members.
+func (sc *shardChan) readLatest(ord uint64) (s channel.Span, skip uint64, ok bool) {
+	if sc.deflated {
+		return sc.ch.ReadLatestDeflated(ord)
+	}
+	return sc.ch.ReadLatest(ord)
+}
+
+// deflateSkip returns a conflated message with its skip as one compressed frame. Those
+// who follow a channel at the same pace have passed over the same: it is mostly
+// compressed once for all of them. It returns nil when it is to go as it is.
+func (s *shard) deflateSkip(sc *shardChan, span channel.Span, skip uint64) []byte {
+	p := &sc.packed
+	if p.ord != span.First || p.tries == 0 {
+		*p = packed{ord: span.First}
+	} else if p.skip == skip {
+		return p.frame
+	}
+	if p.tries >= packTries || s.packs <= 0 {
+		return nil
+	}
+	s.packs -= len(span.Bytes)
+	begun, tail := wire.AppendMsgSkip(s.wbuf[:0], span.Bytes, skip)
+	s.wbuf = append(begun, tail...)
+	p.tries++
+	p.skip, p.frame = skip, nil
+	if frame, deflated := s.deflater.Append(nil, s.wbuf); deflated {
+		s.g.count.Repacked.Add(1)
+		p.frame = frame
+	}
+	return p.frame
+}
+
+// wakeDeflater has the hub's compression go on; any goroutine.
+func (g *Gateway) wakeDeflater() {
+	select {
+	case g.undeflated <- struct{}{}:
+	default:
+	}
+}
+
+// deflate compresses what is appended to the logs of those who negotiated it.
+func (g *Gateway) deflate() {
+	defer g.tickers.Done()
+	for {
+		select {
+		case <-g.undeflated:
+			g.hub.Deflate()
+		case <-g.down:
+			return
+		}
+	}
+}
+
+// inflateCommand inflates a command where it is short, else has the pool do it. Its
+// token has been taken: so fast and no faster may a client have anything inflated.
+func (s *shard) inflateCommand(r connRef, c *slot, payload []byte) {
+	here := min(largeCommand, s.g.cfg.MaxMessage)
+	if len(payload) > inflateHere {
+		s.parseInPool(r, c, payload, true)
+		return
+	}
+	text, cerr := s.inflater.Inflate(payload, here, true, s.g.pool)
+	switch {
+	case cerr == nil:
+		s.g.count.Inflated.Add(1)
+		s.parse(r, c, text)
+		s.g.pool.Put(text)
+	case cerr.Code == 1009 && here < s.g.cfg.MaxMessage:
+		s.parseInPool(r, c, payload, true)
+	default:
+		s.badDeflated(r, c, cerr)
+	}
+}
+
+// inflate inflates a client's message; it runs in the pool.
+func (g *Gateway) inflate(payload []byte, text bool) ([]byte, *wire.CloseError) {
+	f, _ := g.inflaters.Get().(*wire.Inflater)
+	if f == nil {
+		f = new(wire.Inflater)
+	}
+	defer g.inflaters.Put(f)
+	out, cerr := f.Inflate(payload, g.cfg.MaxMessage, text, g.pool)
+	if cerr == nil {
+		g.count.Inflated.Add(1)
+	}
+	return out, cerr
+}
+
+// badDeflated closes a connection whose compressed message can't be taken.
+func (s *shard) badDeflated(r connRef, c *slot, cerr *wire.CloseError) {
+	s.g.count.InflateRefused.Add(1)
+	s.fail(r, c, cerr.Code, cerr.Reason)
+}
+
+// echoDeflated sends a message back that came compressed, or is worth it; the pool
+// does the work.
+func (s *shard) echoDeflated(r connRef, c *slot, ev wire.Event) {
+	g := s.g
+	held, err := g.pool.Get(len(ev.Payload))
+	if err != nil {
+		s.fail(r, c, closeBusy, "no buffer left")
+		return
+	}
+	copy(held, ev.Payload)
+	s.work(r, c, wire.ID{}, func() func(*shard, *slot) {
+		message := held
+		if ev.Deflated {
+			inflated, cerr := g.inflate(held, ev.Op == wire.OpText)
+			g.pool.Put(held)
+			if cerr != nil {
+				return func(s *shard, c *slot) { s.badDeflated(r, c, cerr) }
+			}
+			message = inflated
+		}
+		defer g.pool.Put(message)
+		buf, err := g.pool.Get(len(message) + 16) // and a header: what does not get shorter goes as it is
+		if err != nil {
+			return func(s *shard, c *slot) { s.fail(r, c, closeBusy, "no buffer left") }
+		}
+		g.echoing.Lock()
+		frame := g.echoer.AppendMessage(buf[:0], ev.Op, message)
+		g.echoing.Unlock()
+		return func(s *shard, c *slot) {
+			s.send(r, c, frame)
+			g.pool.Put(buf)
+		}
+	}, func() { g.pool.Put(held) })
+}
