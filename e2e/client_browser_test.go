@@ -23,23 +23,29 @@ func TestClientBrowser(t *testing.T) {
 
 	page := newPage(t, channel, count)
 	origin := "http://" + page.server.Listener.Addr().String()
-	srv := startServer(t, "--allow-origin", origin)
-	page.gateway = srv.URL()
 	page.server.Start()
+	plays := func(srv *Server, extensions string) func(t *testing.T) {
+		page.gateway = srv.URL()
+		return func(t *testing.T) {
+			browse(t, chromium, origin)
+			page.wait(t, "subscribed")
+			want := publishPayloads(t, srv, channel, count)
+			r := page.wait(t, "done")
+			if r.Why != "" {
+				t.Fatal(r.Why)
+			}
+			compare(t, r.Messages, want)
+			if r.Protocol != "odin.v1.json" || r.Closed != 1000 || r.Extensions != extensions {
+				t.Errorf("subprotocol %q, extensions %q, closed with %d; want odin.v1.json, %q and 1000", r.Protocol, r.Extensions, r.Closed, extensions)
+			}
+		}
+	}
 
-	t.Run("an allowed origin", func(t *testing.T) {
-		browse(t, chromium, origin)
-		page.wait(t, "subscribed")
-		want := publishPayloads(t, srv, channel, count)
-		r := page.wait(t, "done")
-		if r.Why != "" {
-			t.Fatal(r.Why)
-		}
-		compare(t, r.Messages, want)
-		if r.Protocol != "odin.v1.json" || r.Closed != 1000 {
-			t.Errorf("subprotocol %q, closed with %d; want odin.v1.json and 1000", r.Protocol, r.Closed)
-		}
-	})
+	compressed := startServer(t, "--allow-origin", origin, "--compression")
+	t.Run("compressed", plays(compressed, "permessage-deflate; server_no_context_takeover; client_no_context_takeover"))
+	wantCompressed(t, compressed)
+	srv := startServer(t, "--allow-origin", origin)
+	t.Run("an allowed origin", plays(srv, ""))
 
 	t.Run("any other origin is refused", func(t *testing.T) {
 		// The same page by another name is another origin.
@@ -86,8 +92,8 @@ func browse(t *testing.T, chromium, url string) {
 
 // page serves the page and takes its reports.
 type page struct {
-	server  *httptest.Server // listens already, and is started once gateway is set
-	gateway string           // static after start
+	server  *httptest.Server // listens already
+	gateway string           // static while a page is open
 	reports chan pageReport
 }
 
@@ -95,6 +101,9 @@ type pageReport struct {
 	At, Why  string
 	Protocol string
 	Closed   int
+
+	Extensions string
+
 	Messages []received
 }
 

@@ -30,8 +30,17 @@ func TestClientNPM(t *testing.T) {
 	if _, err := os.Stat(filepath.Join("js", "node_modules", "ws")); err != nil {
 		needs(t, "ODIN_REQUIRE_JS", "npm's ws is not installed: make e2e-deps")
 	}
-	srv := startServer(t)
+	t.Run("as it is", func(t *testing.T) { playNPM(t, node, startServer(t), "") })
+	t.Run("compressed", func(t *testing.T) {
+		srv := startServer(t, "--compression")
+		playNPM(t, node, srv, "permessage-deflate; server_no_context_takeover; client_no_context_takeover")
+		wantCompressed(t, srv)
+	})
+}
 
+// playNPM is TestClientNPM with one server, whose answer to an offer of extensions is
+// given.
+func playNPM(t *testing.T, node string, srv *Server, extensions string) {
 	const channel, count = "npm.client", 500
 	cmd := exec.CommandContext(t.Context(), node, "ws-client.mjs", srv.URL(), channel, fmt.Sprint(count))
 	cmd.Dir = "js"
@@ -50,6 +59,7 @@ func TestClientNPM(t *testing.T) {
 	type report struct {
 		At, Why           string
 		Protocol, Without string
+		Extensions        string
 		Pong              string
 		Goodbye, Binary   int
 		Messages          []received
@@ -73,6 +83,9 @@ func TestClientNPM(t *testing.T) {
 	if r.Protocol != "odin.v1.json" || r.Without != "" {
 		t.Errorf("subprotocol is %q when offered, %q when not", r.Protocol, r.Without)
 	}
+	if r.Extensions != extensions {
+		t.Errorf("extensions are %q, want %q", r.Extensions, extensions)
+	}
 	if r.Pong != "are you there" {
 		t.Errorf("pong says %q", r.Pong)
 	}
@@ -93,7 +106,7 @@ func publishPayloads(t *testing.T, srv *Server, channel string, count int) []rec
 	t.Helper()
 	payloads := make([]string, count)
 	for i := range payloads {
-		payloads[i] = fmt.Sprintf(`{"n":%d, "text":"żółć 价 \u00e9","price":%d.50}`, i, 1000+i)
+		payloads[i] = fmt.Sprintf(`{"n":%d, "text":"żółć 价 \u00e9","price":%d.50,"bids":[["%[2]d.40","1.250"],["%[2]d.30","2.250"],["%[2]d.20","0.250"]]}`, i, 1000+i)
 	}
 	var out []received
 	for _, p := range payloads[:count/2] {

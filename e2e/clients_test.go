@@ -36,9 +36,39 @@ type dialer func(url string, subprotocols ...string) (client, error)
 func TestClientCoder(t *testing.T)   { playScenarios(t, dialCoder) }
 func TestClientGorilla(t *testing.T) { playScenarios(t, dialGorilla) }
 
+// The same with permessage-deflate: both of coder's offers, and gorilla's.
+func TestClientCoderCompressed(t *testing.T) {
+	for name, mode := range map[string]coder.CompressionMode{
+		"no context takeover": coder.CompressionNoContextTakeover, "context takeover": coder.CompressionContextTakeover,
+	} {
+		t.Run(name, func(t *testing.T) {
+			wantCompressed(t, playScenarios(t, func(url string, subprotocols ...string) (client, error) {
+				return dialCoderBy(&coder.DialOptions{Subprotocols: subprotocols, CompressionMode: mode, CompressionThreshold: 1}, url)
+			}, "--compression"))
+		})
+	}
+}
+
+func TestClientGorillaCompressed(t *testing.T) {
+	wantCompressed(t, playScenarios(t, func(url string, subprotocols ...string) (client, error) {
+		return dialGorillaBy(gorilla.Dialer{Subprotocols: subprotocols, HandshakeTimeout: patience, EnableCompression: true}, url)
+	}, "--compression"))
+}
+
+// wantCompressed checks that compression was used, both ways.
+func wantCompressed(t *testing.T, srv *Server) {
+	t.Helper()
+	z, _ := srv.Stats(t)["compression"].(map[string]any)
+	for _, key := range []string{"messages", "inflated"} {
+		if n, _ := z[key].(float64); n == 0 {
+			t.Errorf("compression.%s is 0: %v", key, z)
+		}
+	}
+}
+
 // playScenarios is what any client may rely on, played by one of them.
-func playScenarios(t *testing.T, dial dialer) {
-	srv := startServer(t)
+func playScenarios(t *testing.T, dial dialer, args ...string) *Server {
+	srv := startServer(t, args...)
 	scenarios := []struct {
 		name string
 		play func(t *testing.T, srv *Server, dial dialer)
@@ -59,6 +89,7 @@ func playScenarios(t *testing.T, dial dialer) {
 	for _, s := range scenarios {
 		t.Run(s.name, func(t *testing.T) { s.play(t, srv, dial) })
 	}
+	return srv
 }
 
 func playSubprotocol(t *testing.T, srv *Server, dial dialer) {
@@ -371,9 +402,13 @@ type coderClient struct {
 }
 
 func dialCoder(url string, subprotocols ...string) (client, error) {
+	return dialCoderBy(&coder.DialOptions{Subprotocols: subprotocols}, url)
+}
+
+func dialCoderBy(options *coder.DialOptions, url string) (client, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	conn, resp, err := coder.Dial(ctx, url, &coder.DialOptions{Subprotocols: subprotocols})
+	conn, resp, err := coder.Dial(ctx, url, options)
 	if err != nil {
 		if resp != nil {
 			err = fmt.Errorf("%s: %w", resp.Status, err)
@@ -437,7 +472,10 @@ type gorillaClient struct {
 }
 
 func dialGorilla(url string, subprotocols ...string) (client, error) {
-	d := gorilla.Dialer{Subprotocols: subprotocols, HandshakeTimeout: patience}
+	return dialGorillaBy(gorilla.Dialer{Subprotocols: subprotocols, HandshakeTimeout: patience}, url)
+}
+
+func dialGorillaBy(d gorilla.Dialer, url string) (client, error) {
 	conn, resp, err := d.Dial(url, nil)
 	if err != nil {
 		if resp != nil {

@@ -15,7 +15,8 @@ setTimeout(() => fail("no end after 30 s"), 30_000).unref();
 
 // dial opens a connection and turns its events into awaitable steps.
 function dial(protocols) {
-  const ws = new WebSocket(url, protocols);
+  // Offered always, as ws does, and used for commands of any length if accepted.
+  const ws = new WebSocket(url, protocols, { perMessageDeflate: { threshold: 0 } });
   const frames = [];
   const waiting = [];
   const give = (kind, value) => {
@@ -65,4 +66,4 @@ await other.expect("text");
 other.ws.send(Buffer.from([1, 2, 3]));
 const binary = await other.expect("close");
 
-say({ at: "done", protocol: ws.protocol, without: other.ws.protocol, messages, pong, goodbye, binary });
+say({ at: "done", protocol: ws.protocol, extensions: ws.extensions, without: other.ws.protocol, messages, pong, goodbye, binary });

@@ -194,14 +194,14 @@ func (p *Parser) check(b []byte, lim *Limits) (size int, length int32, cerr *Clo
 	if p.msgOp != 0 {
 		state = state.Set(ws.StateFragmented)
 	}
-	h := ws.Header{ // a Length of 126 or 127 suffices for what CheckHeader asks
-		Fin: b[0]&0x80 != 0, Rsv: b[0] >> 4 & 7, OpCode: ws.OpCode(b[0] & 0x0f),
-		Masked: b[1]&0x80 != 0, Length: int64(b[1] & 0x7f),
-	}
-	deflated := p.msgOp&rsv1 != 0
-	if lim.Deflate && h.Rsv == rsv1>>4 && (h.OpCode == ws.OpText || h.OpCode == ws.OpBinary) {
+	first, deflated := b[0], p.msgOp&rsv1 != 0
+	if op := first & 0x0f; lim.Deflate && first&0x70 == rsv1 && (op == OpText || op == OpBinary) {
 		// RFC 7692 section 6: on a message's first frame only.
-		h.Rsv, deflated = 0, true
+		first, deflated = first&^rsv1, true
+	}
+	h := ws.Header{ // a Length of 126 or 127 suffices for what CheckHeader asks
+		Fin: first&0x80 != 0, Rsv: first >> 4 & 7, OpCode: ws.OpCode(first & 0x0f),
+		Masked: b[1]&0x80 != 0, Length: int64(b[1] & 0x7f),
 	}
 	if err := ws.CheckHeader(h, state); err != nil {
 		return 0, 0, &CloseError{1002, err.Error()}
