@@ -207,3 +207,43 @@ func TestGoMemLimit(t *testing.T) {
 }
 
 func mem(n int64) Limit { return Limit{Bytes: n, Source: v2Source} }
+
+// Compression is a term of its own: the process's, once, and none while it is off.
+func TestCompressionTerm(t *testing.T) {
+	in := Input{Limit: Limit{Bytes: 512 * MiB, Source: "--memory-limit"}, Profile: EventLoop, Backlog: DefaultBacklog}
+	without, err := Compute(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	in.Compression = 3 * MiB
+	with, err := Compute(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if with.Overhead != without.Overhead+3*MiB || with.Max != without.Max-3*MiB/(6*KiB) || with.BytesPerConnection != without.BytesPerConnection {
+		t.Errorf("%d connections with %s, %d without it", with.Max, FormatSize(with.Overhead), without.Max)
+	}
+	for r, want := range map[*Result]bool{&with: true, &without: false} {
+		terms, err := r.ProcessTerms()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := sum(terms); got != r.Overhead {
+			t.Errorf("the terms make %d, the overhead is %d", got, r.Overhead)
+		}
+		if last := terms[len(terms)-1]; (last.Name == "compression") != want {
+			t.Errorf("the last term is %s", last.Name)
+		}
+	}
+	if again, err := with.Recompute(Limit{Bytes: 1 * GiB, Source: "x"}); err != nil || again.Compression != 3*MiB {
+		t.Errorf("recomputed: %v, %d", err, again.Compression)
+	}
+	in.Limit.Bytes = 130 * MiB
+	if _, err := Compute(in); err == nil || !strings.Contains(err.Error(), "3MB compression") {
+		t.Errorf("too little: %v", err)
+	}
+	in.Compression = -1
+	if _, err := Compute(in); err == nil {
+		t.Error("a negative term is taken")
+	}
+}
