@@ -68,7 +68,10 @@ func (sc *shardChan) readLatest(ord uint64) (s channel.Span, skip uint64, ok boo
 // who follow a channel at the same pace have passed over the same: it is mostly
 // compressed once for all of them. It returns nil when it is to go as it is.
 func (s *shard) deflateSkip(sc *shardChan, span channel.Span, skip uint64) []byte {
-	p := &sc.packed
+	if sc.packed == nil {
+		sc.packed = new(packed)
+	}
+	p := sc.packed
 	if p.ord != span.First || p.tries == 0 {
 		*p = packed{ord: span.First}
 	} else if p.skip == skip {

@@ -3,6 +3,7 @@ package gateway
 import (
 	"bytes"
 	"compress/flate"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -17,7 +18,10 @@ import (
 	"github.com/odin-ws/odin/gateway/wire"
 )
 
-func compressing(c *Config) { c.Compression = true }
+// compressing is for tests that let clients wait until the others have read.
+func compressing(c *Config) {
+	c.Compression, c.SendQueue, c.SlowTimeout = true, 100_000, time.Minute
+}
 
 const offer = "+Sec-WebSocket-Extensions: permessage-deflate"
 
@@ -256,7 +260,7 @@ func TestCompressedPositions(t *testing.T) {
 // Conflated messages are compressed with their skip, once for those who passed over
 // as many.
 func TestCompressedLatest(t *testing.T) {
-	g := newTestGateway(t, func(c *Config) { c.Compression, c.Shards = true, 1 })
+	g := newTestGateway(t, func(c *Config) { compressing(c); c.Shards = 1 })
 	const clients = 8
 	var all []*client
 	for range clients {
@@ -284,7 +288,7 @@ func TestCompressedLatest(t *testing.T) {
 // A compressed message that a socket takes in parts arrives whole: a client that reads
 // slowly, and one that is conflated for it.
 func TestCompressedToSlowReaders(t *testing.T) {
-	g := newTestGateway(t, func(c *Config) { c.Compression, c.SendQueue = true, 100_000 })
+	g := newTestGateway(t, compressing)
 	var rs []*raw
 	for _, mode := range []string{`"mode":"all"`, `"mode":"latest"`} {
 		r := g.rawSmall(t)
@@ -346,7 +350,9 @@ func (r *raw) inflated() (text string, deflated bool) {
 }
 
 func TestCompressedEcho(t *testing.T) {
-	g := newTestGateway(t, func(c *Config) { c.Compression, c.Echo, c.MaxMessage = true, true, 17<<20 })
+	g := newTestGateway(t, func(c *Config) {
+		c.Compression, c.Echo, c.MaxMessage, c.FrameTimeout = true, true, 17<<20, time.Minute
+	})
 	url := "ws://" + g.Addr() + "/echo"
 	dialer := gorilla.Dialer{EnableCompression: true}
 	gc, resp, err := dialer.Dial(url, nil)
@@ -374,13 +380,17 @@ func TestCompressedEcho(t *testing.T) {
 			if kind == "noise" {
 				op = websocket.MessageBinary
 			}
-			go cc.Write(t.Context(), op, msg)
+			wrote := make(chan error, 2)
+			go func() { wrote <- cc.Write(t.Context(), op, msg) }()
 			if got, b, err := cc.Read(t.Context()); err != nil || got != op || !bytes.Equal(b, msg) {
 				t.Fatalf("coder, %s of %d B: got %d B, %v", kind, n, len(b), err)
 			}
-			go gc.WriteMessage(int(op), msg)
+			go func() { wrote <- gc.WriteMessage(int(op), msg) }()
 			if got, b, err := gc.ReadMessage(); err != nil || got != int(op) || !bytes.Equal(b, msg) {
 				t.Fatalf("gorilla, %s of %d B: got %d B, %v", kind, n, len(b), err)
+			}
+			if err := errors.Join(<-wrote, <-wrote); err != nil {
+				t.Fatal(err)
 			}
 		}
 	}

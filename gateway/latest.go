@@ -11,12 +11,11 @@ import (
 // variant is a way to follow a channel. Those who follow one in the same way
 // have one member array, so that a subscription costs 24 bytes whatever its way.
 type variant struct {
-	latest bool   // conflated: the newest message, with the number of those passed over
-	yields bool   // not conflated, but may be when it is slow
-	slow   bool   // conflated for that reason
-	every  uint32 // latest: at most one message in so many ms; 0: as fast as the socket takes them
-
-	deflated bool // compressed: its connection's, whatever the subscription
+	latest   bool   // conflated: the newest message, with the number of those passed over
+	yields   bool   // not conflated, but may be when it is slow
+	slow     bool   // conflated for that reason
+	deflated bool   // compressed: its connection's, whatever the subscription
+	every    uint32 // latest: at most one message in so many ms; 0: as fast as the socket takes them
 }
 
 // variantOf is how a sub command of a connection wants its channels.

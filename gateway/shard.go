@@ -120,7 +120,7 @@ type shardChan struct {
 	span channel.Span // the last one read, valid for one turn
 	turn uint64
 
-	packed packed // with latest and deflated: what was compressed last
+	packed *packed // with latest and deflated: what was compressed last; nil: nothing
 
 	gathered uint64 // the last gather that took it
 
