@@ -214,7 +214,7 @@ e2e-vm: build ## The same under cgroup v2's OOM killer, in an emulated machine (
 .PHONY: e2e-ktls
 e2e-ktls: build ## TLS by the kernel, in an emulated machine: its tests, what it costs beside plain (root, qemu, 10 min)
 	go build -trimpath -o bin/oom ./e2e/oom
-	for p in tlsrec gateway; do go test -c -trimpath -o bin/$$p.test ./$$p; done
+	go test -c -trimpath -o bin/tlsrec.test ./internal/tlsrec; go test -c -trimpath -o bin/gateway.test ./gateway
 	bin/oom ktls --odin $(BIN) --out docs/results/e2e-ktls.md
 
 .PHONY: e2e-faults

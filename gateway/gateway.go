@@ -56,7 +56,7 @@ type Gateway struct {
 	publishRate *rate.Limiter       // of messages; nil: no bound
 	reading     *semaphore.Weighted // history requests under way
 	plain       *plainServer
-	handshakes  *handshakes // of TLS; nil: plain
+	handshakes  *handshakes   // of TLS; nil: plain
 	undeflated  chan struct{} // the hub has something to compress
 	inflaters   sync.Pool     // of *wire.Inflater, the workers'
 	echoing     sync.Mutex    // the one compressor of /echo

@@ -16,7 +16,7 @@ import (
 
 	"github.com/odin-ws/odin/gateway/secure"
 	"github.com/odin-ws/odin/gateway/wire"
-	"github.com/odin-ws/odin/tlsrec"
+	"github.com/odin-ws/odin/internal/tlsrec"
 )
 
 // TLS is how the public port speaks it.

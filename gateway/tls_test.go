@@ -27,7 +27,7 @@ import (
 	"github.com/coder/websocket"
 
 	"github.com/odin-ws/odin/gateway/secure"
-	"github.com/odin-ws/odin/tlsrec"
+	"github.com/odin-ws/odin/internal/tlsrec"
 )
 
 // pemPair writes a certificate for localhost, with a name of its own, and its key.

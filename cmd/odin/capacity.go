@@ -151,7 +151,7 @@ func (f *capacityFlags) load(cmd *cobra.Command, environ []string) error {
 func (f *capacityFlags) input(p capacity.Profile, limit capacity.Limit) capacity.Input {
 	return capacity.Input{
 		Limit: limit, Profile: p, Replay: int(f.replay), RuntimeOverhead: int64(f.overhead), Backlog: int64(f.backlog),
-		TLS: capacity.TLSRecords(f.tls.word),
+		TLS:         capacity.TLSRecords(f.tls.word),
 		Compression: compressionMemory(f.compression, runtime.GOMAXPROCS(0)),
 	}
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/odin-ws/odin/capacity"
 	"github.com/odin-ws/odin/gateway"
 	"github.com/odin-ws/odin/gateway/secure"
-	"github.com/odin-ws/odin/tlsrec"
+	"github.com/odin-ws/odin/internal/tlsrec"
 )
 
 // openTLS reads the certificate and finds out who is to do the records; nil without

@@ -6,7 +6,7 @@ import (
 	"sync/atomic"
 	"syscall"
 
-	"github.com/odin-ws/odin/tlsrec"
+	"github.com/odin-ws/odin/internal/tlsrec"
 )
 
 // Counters grow only. Any goroutine.

@@ -7,7 +7,7 @@ import (
 
 	"github.com/odin-ws/odin/bufpool"
 	"github.com/odin-ws/odin/netpoll"
-	"github.com/odin-ws/odin/tlsrec"
+	"github.com/odin-ws/odin/internal/tlsrec"
 )
 
 // Config is what a Loop needs.

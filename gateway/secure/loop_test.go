@@ -21,7 +21,7 @@ import (
 	"github.com/odin-ws/odin/bufpool"
 	"github.com/odin-ws/odin/netpoll"
 	"github.com/odin-ws/odin/netpoll/netpolltest"
-	"github.com/odin-ws/odin/tlsrec"
+	"github.com/odin-ws/odin/internal/tlsrec"
 )
 
 var selfSigned = sync.OnceValue(func() tls.Certificate {

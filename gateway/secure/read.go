@@ -6,7 +6,7 @@ import (
 	"syscall"
 
 	"github.com/odin-ws/odin/netpoll"
-	"github.com/odin-ws/odin/tlsrec"
+	"github.com/odin-ws/odin/internal/tlsrec"
 )
 
 // Read implements netpoll.Loop. p must have room for a record, tlsrec.MaxRecord.

@@ -5,7 +5,7 @@ import (
 	"syscall"
 
 	"github.com/odin-ws/odin/netpoll"
-	"github.com/odin-ws/odin/tlsrec"
+	"github.com/odin-ws/odin/internal/tlsrec"
 )
 
 // Write implements netpoll.Loop.

@@ -30,7 +30,7 @@ type rule struct {
 var rules = []rule{
 	{
 		name:    "leaves",
-		from:    []string{"./netpoll/...", "./bufpool/...", "./capacity/...", "./tlsrec/...", "./gateway/auth/...", "./internal/market/...", "./internal/ledger/..."},
+		from:    []string{"./netpoll/...", "./bufpool/...", "./capacity/...", "./internal/tlsrec/...", "./gateway/auth/...", "./internal/market/...", "./internal/ledger/..."},
 		to:      []string{"./..."},
 		deep:    true,
 		because: "each can be read, tested and reused without the rest",
@@ -52,7 +52,7 @@ var rules = []rule{
 	{
 		name:    "x/crypto",
 		from:    []string{"./..."},
-		except:  []string{"./tlsrec"},
+		except:  []string{"./internal/tlsrec"},
 		to:      []string{"golang.org/x/crypto/..."},
 		because: "one home, tlsrec, for the one cipher that Go's own packages lack",
 	},

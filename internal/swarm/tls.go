@@ -11,7 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/odin-ws/odin/tlsrec"
+	"github.com/odin-ws/odin/internal/tlsrec"
 )
 
 // secured is a connection's TLS: 1.8 KB with the ciphers of AES-GCM.
