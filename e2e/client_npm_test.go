@@ -34,7 +34,7 @@ func TestClientNPM(t *testing.T) {
 	t.Run("compressed", func(t *testing.T) {
 		srv := startServer(t, "--compression")
 		playNPM(t, node, srv, "permessage-deflate; server_no_context_takeover; client_no_context_takeover")
-		wantCompressed(t, srv)
+		wantCompressed(t, srv, "messages", "inflated")
 	})
 }
 

@@ -44,7 +44,7 @@ func TestClientCoderCompressed(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			wantCompressed(t, playScenarios(t, func(url string, subprotocols ...string) (client, error) {
 				return dialCoderBy(&coder.DialOptions{Subprotocols: subprotocols, CompressionMode: mode, CompressionThreshold: 1}, url)
-			}, "--compression"))
+			}, "--compression"), "messages", "inflated")
 		})
 	}
 }
@@ -52,14 +52,15 @@ func TestClientCoderCompressed(t *testing.T) {
 func TestClientGorillaCompressed(t *testing.T) {
 	wantCompressed(t, playScenarios(t, func(url string, subprotocols ...string) (client, error) {
 		return dialGorillaBy(gorilla.Dialer{Subprotocols: subprotocols, HandshakeTimeout: patience, EnableCompression: true}, url)
-	}, "--compression"))
+	}, "--compression"), "messages", "inflated")
 }
 
-// wantCompressed checks that compression was used, both ways.
-func wantCompressed(t *testing.T, srv *Server) {
+// wantCompressed checks that compression was used: "messages" to clients, "inflated"
+// from them.
+func wantCompressed(t *testing.T, srv *Server, ways ...string) {
 	t.Helper()
 	z, _ := srv.Stats(t)["compression"].(map[string]any)
-	for _, key := range []string{"messages", "inflated"} {
+	for _, key := range ways {
 		if n, _ := z[key].(float64); n == 0 {
 			t.Errorf("compression.%s is 0: %v", key, z)
 		}

@@ -342,11 +342,8 @@ func TestConcurrentDeflate(t *testing.T) {
 	payload := func(seq uint64) string { return fmt.Sprintf(`"%d %s"`, seq, strings.Repeat("abc", int(seq%100))) }
 	var wg sync.WaitGroup
 	for s := range wake {
-		var follows []*Channel
 		for i := range channels {
-			ch := h.Ensure(fmt.Sprint("c", i), 0)
-			h.Attach(s, ch, true)
-			follows = append(follows, ch)
+			h.Attach(s, h.Ensure(fmt.Sprint("c", i), 0), true)
 		}
 		wg.Go(func() {
 			at := make(map[*Channel]uint64)
