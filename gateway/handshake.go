@@ -255,16 +255,19 @@ func (s *shard) trimHandshakes() {
 // of a good token, by upgrading it and closing it if --reject ws says so. A page in
 // a browser can't see the status of a refused one.
 func (s *shard) refuseChecked(r connRef, c *slot, req *wire.Request, ref *wire.Refusal) {
-	code, reason := uint16(0), ""
+	var code uint16
+	var reason string
 	switch {
-	case !s.g.cfg.RejectWS:
-	case ref == refuseFull:
+	case s.g.cfg.RejectWS && ref == refuseFull:
 		code, reason = closeBusy, "at capacity"
-	case ref.Status == http.StatusUnauthorized:
+	case s.g.cfg.RejectWS && ref.Status == http.StatusUnauthorized:
 		code, reason = closeToken, ref.Message
+	default:
+		s.refuse(r, c, ref)
+		return
 	}
 	answer, err := req.AppendUpgrade(s.wbuf[:0])
-	if code == 0 || err != nil {
+	if err != nil {
 		s.refuse(r, c, ref)
 		return
 	}

@@ -195,9 +195,14 @@ func (s *shard) sweepChecks() {
 	s.verifyNext()
 }
 
-// refusedToken counts and logs a token that is not accepted, or missing, and
-// returns the answer to a handshake.
+// refusedToken is noteRefused, and the answer to a handshake.
 func (s *shard) refusedToken(r connRef, c *slot, why auth.Reason) *wire.Refusal {
+	s.noteRefused(r, c, why)
+	return tokenRefusals[why]
+}
+
+// noteRefused counts and logs a token that is not accepted, or missing.
+func (s *shard) noteRefused(r connRef, c *slot, why auth.Reason) {
 	s.g.count.AuthFailed[why].Add(1)
 	if why != auth.Missing { // who has none is no news
 		args := []any{"reason", why.String(), "conn", s.connID(r)}
@@ -206,5 +211,4 @@ func (s *shard) refusedToken(r connRef, c *slot, why auth.Reason) *wire.Refusal 
 		}
 		s.g.sampled("token", "a token was refused", args...)
 	}
-	return tokenRefusals[why]
 }

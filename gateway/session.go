@@ -94,11 +94,11 @@ func (s *shard) authenticated(c *slot, ch *check) {
 		s.fail(r, c, 1011, "internal error")
 		return
 	case ch.reason != auth.OK:
-		s.refusedToken(r, c, ch.reason)
+		s.noteRefused(r, c, ch.reason)
 		s.fail(r, c, closeToken, ch.reason.Error())
 		return
 	case had && old.Grant.Subject != ch.session.Grant.Subject:
-		s.refusedToken(r, c, auth.Identity)
+		s.noteRefused(r, c, auth.Identity)
 		s.fail(r, c, closeAbuse, auth.Identity.Error())
 		return
 	}

@@ -3,6 +3,9 @@ package odin
 import (
 	"bytes"
 	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -487,6 +490,61 @@ func TestRealToken(t *testing.T) {
 	k.whole(t, l)
 	if n := c.Stats().Connects; n != 1 {
 		t.Errorf("%d connections: %q", n, k.errors)
+	}
+}
+
+// signed is a token as the server's --token-key-file wants it.
+func signed(secret string, channels string, life time.Duration) string {
+	encode := base64.RawURLEncoding.EncodeToString
+	text := encode([]byte(`{"alg":"HS256"}`)) + "." +
+		encode(fmt.Appendf(nil, `{"sub":"ann","channels":%q,"exp":%d}`, channels, time.Now().Add(life).Unix()))
+	mac := hmac.New(sha256.New, []byte(secret))
+	mac.Write([]byte(text))
+	return text + "." + encode(mac.Sum(nil))
+}
+
+// Where a token is needed it is shown in the handshake, and the next one by op:
+// what that does not allow ends, the rest goes on over one connection.
+func TestRealTokenNeeded(t *testing.T) {
+	t.Parallel()
+	const secret = "a secret of thirty-two bytes, or more"
+	file := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(file, []byte(secret), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := startServer(t, "--token-key-file", file)
+	if _, err := Dial(t.Context(), s.url(), Options{OnGap: func(Gap) {}}); asError(err) == nil || asError(err).Status != 401 {
+		t.Errorf("without a token: %v", err)
+	}
+	k := newChecker()
+	opts := k.options()
+	patterns, life := "trade.* book.a", time.Second
+	opts.Token = func(context.Context) (Token, error) {
+		next := Token{Value: signed(secret, patterns, time.Hour), Expires: time.Now().Add(life)}
+		patterns, life = "trade.*", time.Hour
+		return next, nil
+	}
+	ended := make(chan *Error, 10)
+	opts.OnError = func(e *Error) { ended <- e }
+	c := dialReal(t, s.url(), opts)
+	if _, err := c.Subscribe(t.Context(), SubscribeOptions{Channels: []string{"quote.a"}, OnMessage: k.message}); asError(err) == nil || asError(err).Code != "forbidden" {
+		t.Errorf("a channel that is forbidden: %v", err)
+	}
+	for _, name := range []string{"trade.*", "book.a"} {
+		if _, err := c.Subscribe(t.Context(), SubscribeOptions{Channels: []string{name}, OnMessage: k.message}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for e := range ended {
+		if e.Code == "forbidden" && e.Channel == "book.a" {
+			break
+		}
+	}
+	l := ledger{}
+	l.publish(t, s, 10, "trade.a", "trade.b")
+	k.whole(t, l)
+	if n := c.Stats().Connects; n != 1 {
+		t.Errorf("%d connections", n)
 	}
 }
 

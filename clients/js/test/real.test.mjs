@@ -1,9 +1,12 @@
 // The client against the real binary.
 import assert from "node:assert/strict";
+import { createHmac } from "node:crypto";
+import fs from "node:fs";
+import path from "node:path";
 import { test } from "node:test";
 import WebSocket from "ws";
-import { sleep, waitFor, within } from "./fake.mjs";
-import { Checker, dialReal, freePort, Ledger, Server } from "./server.mjs";
+import { BrowserLike, sleep, waitFor, within } from "./fake.mjs";
+import { Checker, dialReal, freePort, Ledger, scratch, Server } from "./server.mjs";
 
 test("real", { concurrency: 4 }, async (t) => {
   const tests = {
@@ -107,6 +110,39 @@ test("real", { concurrency: 4 }, async (t) => {
       const c = await dialReal(t, s.url, { ...k.options(), auth: "op", token: () => "x" });
       await c.subscribe({ channels: ["a"], onMessage: k.onMessage });
       await l.publish(s, 10, "a");
+      assert.equal(await k.whole(l), 0);
+      assert.equal(c.stats().connects, 1);
+    },
+
+    "a token where one is needed, as browsers show it": async (t) => {
+      const secret = "a secret of thirty-two bytes, or more";
+      const file = path.join(scratch, "secret");
+      fs.writeFileSync(file, secret);
+      const s = await Server.start(t, "--token-key-file", file, "--reject", "ws");
+      const token = (channels) => {
+        const encode = (o) => Buffer.from(JSON.stringify(o)).toString("base64url");
+        const text = `${encode({ alg: "HS256" })}.${encode({ sub: "ann", channels, exp: Math.floor(Date.now() / 1000) + 3600 })}`;
+        return `${text}.${createHmac("sha256", secret).update(text).digest("base64url")}`;
+      };
+      const [k, l] = [new Checker(), new Ledger()];
+      const how = { WebSocket: BrowserLike, auth: "protocol" };
+      await assert.rejects(dialReal(t, s.url, { ...k.options(), ...how }), { status: 4001, fatal: true });
+      await assert.rejects(dialReal(t, s.url, { ...k.options(), ...how, token: () => "x.y.z" }), { status: 4001, fatal: true });
+      let ended;
+      const over = new Promise((resolve) => (ended = resolve));
+      let [patterns, life] = [["trade.*", "book.a"], 1000];
+      const c = await dialReal(t, s.url, {
+        ...k.options(), ...how,
+        onError: (e) => e.code === "forbidden" && e.channel === "book.a" && ended(),
+        token: () => {
+          const next = { value: token(patterns), expires: Date.now() + life };
+          [patterns, life] = [["trade.*"], 3_600_000];
+          return next;
+        },
+      });
+      for (const name of ["trade.*", "book.a"]) await c.subscribe({ channels: [name], onMessage: k.onMessage });
+      await within(over, "the end of a subscription");
+      await l.publish(s, 10, "trade.a", "trade.b");
       assert.equal(await k.whole(l), 0);
       assert.equal(c.stats().connects, 1);
     },
