@@ -246,7 +246,7 @@ RIVALS  := $(if $(RIVAL),--rival '$(RIVAL)')
 
 .PHONY: bench
 bench: build ## Measure against the baseline, the raw loop and libraries: 2 rounds, rivals 1 (under 10 min)
-	$(BIN) bench --rounds 2 --library-rounds 1 --for 3s $(RIVALS) --out $(RESULTS)/bench-quick $(ARGS)
+	$(BIN) bench --rounds 2 --library-rounds 1 --for 2s --settle 500ms $(RIVALS) --out $(RESULTS)/bench-quick $(ARGS)
 	cd bench/plot && go run . $(CURDIR)/$(RESULTS)/bench-quick.json
 
 .PHONY: bench-full
