@@ -117,6 +117,18 @@ func TestGateNeverOverALoweredMax(t *testing.T) {
 	}
 }
 
+func TestGateDoesNotAllocate(t *testing.T) {
+	g := NewGate(1)
+	if n := testing.AllocsPerRun(1000, func() {
+		if !g.TryAcquire() || g.TryAcquire() {
+			t.Fatal("one place")
+		}
+		g.Release()
+	}); n != 0 {
+		t.Errorf("%.2f allocations an admission", n)
+	}
+}
+
 func BenchmarkGate(b *testing.B) {
 	g := NewGate(1000)
 	b.ReportAllocs()

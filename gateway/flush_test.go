@@ -69,7 +69,7 @@ func TestFlushDoesNotAllocate(t *testing.T) {
 	if to.writes != (runs+1)*clients {
 		t.Fatalf("%d writes for %d messages to %d clients", to.writes, runs+1, clients)
 	}
-	if allocs >= 5 {
+	if allocs >= 2 { // one is this test's, the message
 		t.Errorf("%.1f allocations a message to %d clients", allocs, clients)
 	}
 }
