@@ -109,7 +109,6 @@ func TestStressUsage(t *testing.T) {
 	for args, want := range map[string]string{
 		"--connections 0":                    "--connections: want at least 1",
 		"--connections 5 --slow 3 --drip 3":  "of the --connections: 6 of 5",
-		"--url wss://x/ws":                   "ws only",
 		"--mode some":                        "want all or latest",
 		"--ms 5":                             "--ms belongs to --mode latest",
 		"--expect-errors x":                  "want JSON such as",

@@ -469,7 +469,7 @@ func TestSources(t *testing.T) {
 
 func TestStartRefuses(t *testing.T) {
 	for _, c := range []Config{
-		{URL: "ws://127.0.0.1/ws"}, {URL: "wss://127.0.0.1/ws", Connections: 1}, {URL: "nonsense", Connections: 1},
+		{URL: "ws://127.0.0.1/ws"}, {URL: "nonsense", Connections: 1},
 		{URL: "ws://127.0.0.1/ws", Connections: 2, Slow: 3}, {URL: "ws://127.0.0.1/ws", Connections: 2, Drip: -1},
 	} {
 		if _, err := Start(c); err == nil {

@@ -16,7 +16,9 @@ func blockedSink(t *testing.T, r *rig) {
 	unblock := r.sink.Block()
 	defer unblock()
 	acks := r.publishMany(n) // must not depend on the Sink
-	time.Sleep(20 * time.Millisecond)
+	if r.Queue > 0 {
+		Wait(t, "the live queue to run over", func() bool { return r.Broker.Counters().Overflows > 0 })
+	}
 	unblock()
 	since := time.Now()
 	// Nothing is published from here on: the last ones, dropped too, must come

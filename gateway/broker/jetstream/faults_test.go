@@ -204,6 +204,7 @@ func TestStreamLostItsEnd(t *testing.T) {
 	if err := os.CopyFS(backup, os.DirFS(out.opts.StoreDir)); err != nil {
 		t.Fatal(err)
 	}
+	brokertest.Wait(t, "down", func() bool { return !r.State().Connected })
 	out.start()
 	brokertest.Wait(t, "up", func() bool { return r.State().Connected })
 	old := r.put(t, "a", `2`)
