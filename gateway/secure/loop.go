@@ -6,8 +6,8 @@ import (
 	"time"
 
 	"github.com/odin-ws/odin/bufpool"
-	"github.com/odin-ws/odin/netpoll"
 	"github.com/odin-ws/odin/internal/tlsrec"
+	"github.com/odin-ws/odin/netpoll"
 )
 
 // Config is what a Loop needs.

@@ -19,9 +19,9 @@ import (
 	"time"
 
 	"github.com/odin-ws/odin/bufpool"
+	"github.com/odin-ws/odin/internal/tlsrec"
 	"github.com/odin-ws/odin/netpoll"
 	"github.com/odin-ws/odin/netpoll/netpolltest"
-	"github.com/odin-ws/odin/internal/tlsrec"
 )
 
 var selfSigned = sync.OnceValue(func() tls.Certificate {

@@ -5,8 +5,8 @@ import (
 	"io"
 	"syscall"
 
-	"github.com/odin-ws/odin/netpoll"
 	"github.com/odin-ws/odin/internal/tlsrec"
+	"github.com/odin-ws/odin/netpoll"
 )
 
 // Read implements netpoll.Loop. p must have room for a record, tlsrec.MaxRecord.

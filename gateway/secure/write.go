@@ -4,8 +4,8 @@ import (
 	"bytes"
 	"syscall"
 
-	"github.com/odin-ws/odin/netpoll"
 	"github.com/odin-ws/odin/internal/tlsrec"
+	"github.com/odin-ws/odin/netpoll"
 )
 
 // Write implements netpoll.Loop.
