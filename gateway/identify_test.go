@@ -272,23 +272,13 @@ func TestKeyRotation(t *testing.T) {
 
 	slow.Store(true)
 	publish(old, fresh)
-	status := make(chan int, 1)
-	go func() {
-		r, err := dialRaw(g.Addr())
-		if err != nil {
-			status <- 0
-			return
-		}
-		defer r.conn.Close()
-		r.send(g.head("+Authorization: Bearer "+fresh.mint(t, claims())), 0)
-		resp, err := http.ReadResponse(r.in, &http.Request{Method: "GET"})
-		if err != nil {
-			status <- 0
-			return
-		}
-		status <- resp.StatusCode
-	}()
+	first := g.raw(t)
+	first.send(g.head("+Authorization: Bearer "+fresh.mint(t, claims())), 0)
 	<-asked
+	for i := range 5 { // what it sends meanwhile waits with it
+		first.send(sayf(`{"op":"ping","id":%d}`, i), 0)
+		time.Sleep(tick / 2)
+	}
 	k := g.canaryAs(t, old.mint(t, claims("channels", "canary")))
 	begin := time.Now()
 	for range 20 {
@@ -297,14 +287,18 @@ func TestKeyRotation(t *testing.T) {
 	if d := time.Since(begin); d > time.Second {
 		t.Errorf("20 others needed %v while a key was fetched", d)
 	}
-	select {
-	case s := <-status:
-		t.Errorf("%d before its key came", s)
-	default:
+	if n := first.in.Buffered(); n > 0 || g.Stats().Tokens.Sessions != 2 {
+		t.Errorf("%d bytes before its key came; %+v", n, g.Stats().Tokens)
 	}
 	close(hold)
-	if s := <-status; s != 101 {
-		t.Errorf("%d after its key came", s)
+	first.wantStatus(http.StatusSwitchingProtocols)
+	if f := first.text(); !strings.HasPrefix(f, `{"t":"hello"`) {
+		t.Errorf("after its key came: %s", f)
+	}
+	for i := range 5 {
+		if f := first.text(); f != fmt.Sprintf(`{"t":"pong","id":%d}`, i) {
+			t.Errorf("pong %d: %s", i, f)
+		}
 	}
 	k.stop()
 
