@@ -92,7 +92,7 @@ func (p *plainServer) hand(fd int, prefix []byte, secured *secure.Conn) {
 		return
 	}
 	if secured != nil {
-		c = secured.Stream(c)
+		c = secured.Stream(c, &p.g.secured)
 	}
 	pc := &plainConn{Conn: c, prefix: prefix, active: &p.active}
 	select {

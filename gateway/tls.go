@@ -385,6 +385,7 @@ type TLSStats struct {
 	BadRecords        uint64            `json:"badRecords"`
 	PeerAlerts        uint64            `json:"peerAlerts"`
 	KeyUpdates        uint64            `json:"keyUpdatesRefused"`
+	KeyFloods         uint64            `json:"keyFloods"`
 	RecordTimeouts    uint64            `json:"recordTimeouts"`
 	NoBuffer          uint64            `json:"recordsWithoutBuffer"`
 	Rests             uint64            `json:"recordsTakenInPart"`
@@ -403,7 +404,7 @@ func (g *Gateway) tlsStats() *TLSStats {
 	st := &TLSStats{
 		Handshakes: under, Waiting: waiting, Done: h.done.Load(), Failed: make(map[string]uint64, len(shakeReasons)),
 		KernelRecords: c.Kernel.Load(), OwnRecords: c.Own.Load(),
-		BadRecords: c.BadRecords.Load(), PeerAlerts: c.PeerAlerts.Load(), KeyUpdates: c.KeyUpdates.Load(),
+		BadRecords: c.BadRecords.Load(), PeerAlerts: c.PeerAlerts.Load(), KeyUpdates: c.KeyUpdates.Load(), KeyFloods: c.KeyFloods.Load(),
 		RecordTimeouts: c.RecordTimeouts.Load(), NoBuffer: c.NoBuffer.Load(), Rests: c.Rests.Load(),
 		CertificatesTaken: g.count.CertificatesTaken.Load(), CertificatesBad: g.count.CertificatesBad.Load(),
 	}

@@ -483,3 +483,70 @@ func TestTLSReload(t *testing.T) {
 	stays.say(`{"op":"ping","id":5}`)
 	stays.want("pong")
 }
+
+// A client changes keys, and says more, while /stats is being written: the answer is
+// whole.
+func TestTLSStatsKeyUpdates(t *testing.T) {
+	g := newSecureGateway(t, func(c *Config) { c.TLS.Kernel = false })
+	for range 30 {
+		r := g.raw(t)
+		r.conn.SetDeadline(time.Now().Add(10 * time.Second))
+		cfg := tlsrec.Config()
+		cfg.InsecureSkipVerify = true
+		keys, err := tlsrec.Client(r.conn, cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := keys.Session()
+		if err != nil {
+			t.Fatal(err)
+		}
+		say := func(b []byte, text string) []byte {
+			return s.Seal(append(s.Begin(b), text...), len(b), tlsrec.Data)
+		}
+		r.conn.Write(say(nil, "GET /stats HTTP/1.1\r\nHost: x\r\n\r\n"))
+		for range 8 {
+			b, err := s.AppendKeyUpdate(nil, true)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.conn.Write(b)
+		}
+		r.conn.Write(say(nil, "and more"))
+		answer, end := openAll(t, s, r.conn)
+		_, body, _ := strings.Cut(answer, "\r\n\r\n")
+		if !strings.HasPrefix(answer, "HTTP/1.1 200") || !strings.Contains(body, `"keyFloods":0`) || !strings.HasSuffix(body, "}\n\r\n0\r\n\r\n") {
+			t.Fatalf("%q, then %v", answer, end)
+		}
+	}
+}
+
+// openAll is what a server says in records, to its goodbye.
+func openAll(t *testing.T, s *tlsrec.Session, from io.Reader) (text string, end error) {
+	t.Helper()
+	var in []byte
+	b := make([]byte, 4096)
+	for {
+		n, err := s.Length(in)
+		if err != nil {
+			return text, err
+		}
+		if n == 0 || n > len(in) {
+			n, err := from.Read(b)
+			if err != nil {
+				return text, err
+			}
+			in = append(in, b[:n]...)
+			continue
+		}
+		kind, data, err := s.Open(in[:n])
+		if in = in[n:]; err != nil {
+			return text, err
+		}
+		if kind == tlsrec.Data {
+			text += string(data)
+		} else if err := s.Control(kind, data); err != nil {
+			return text, err
+		}
+	}
+}

@@ -2,9 +2,7 @@ package secure
 
 import (
 	"errors"
-	"net"
 	"sync/atomic"
-	"syscall"
 
 	"github.com/odin-ws/odin/internal/tlsrec"
 )
@@ -15,6 +13,7 @@ type Counters struct {
 	BadRecords     atomic.Uint64 // ended for what is no good TLS
 	PeerAlerts     atomic.Uint64 // ended by the peer with an alert that is no goodbye
 	KeyUpdates     atomic.Uint64 // ended because the kernel doesn't change keys
+	KeyFloods      atomic.Uint64 // ended because the peer changed its keys too often
 	RecordTimeouts atomic.Uint64 // ended for a record that did not come to its end
 	NoBuffer       atomic.Uint64 // ended because no buffer was left for one
 	Rests          atomic.Uint64 // records that a socket took in part
@@ -29,12 +28,33 @@ type Conn struct {
 	in      []byte // pooled: a record, so far
 	out     []byte // what the socket has not taken
 	err     error  // what reading ends with, once what came before has been given
+	window  uint32 // tick at which the second of updates began
+	updates uint8  // KeyUpdates in it
 
 	v12, fin, told, listed bool
 }
 
 // errEnd is Conn.err for the end of the stream.
 var errEnd = errors.New("end of stream")
+
+// maxUpdates is how many KeyUpdates a peer may send in a second: each costs some
+// microseconds and garbage, and a key is good for millions of records.
+const maxUpdates = 32
+
+// errKeyFlood ends a connection with more of them.
+var errKeyFlood = errors.New("tls: too many changes of keys")
+
+// renewed counts a KeyUpdate at tick now, a second being so many; an error says
+// that it was one too many.
+func (c *Conn) renewed(now, second uint32) error {
+	if now-c.window >= second {
+		c.window, c.updates = now, 0
+	}
+	if c.updates++; c.updates > maxUpdates {
+		return errKeyFlood
+	}
+	return nil
+}
 
 // Secure begins TLS on a socket that has shaken hands, with kernel by the kernel
 // where it takes the suite; the keys are wiped. On error the socket can't be used.
@@ -63,97 +83,3 @@ func Secure(fd int, keys *tlsrec.Keys, kernel bool, count *Counters) (*Conn, err
 
 // ours is the token that the inner loop is given.
 func (c *Conn) ours(fd int) uint64 { return uint64(c.gen)<<32 | uint64(uint32(fd)) }
-
-// Stream is a detached connection for blocking use, over a net.Conn of its socket.
-type Stream struct {
-	net.Conn
-	c     *Conn
-	plain []byte // opened and not read
-	buf   []byte
-}
-
-// Stream goes on with a detached connection.
-func (c *Conn) Stream(over net.Conn) *Stream { return &Stream{Conn: over, c: c} }
-
-func (s *Stream) Read(p []byte) (int, error) {
-	if s.c.session == nil {
-		return s.Conn.Read(p)
-	}
-	for len(s.plain) == 0 {
-		record, err := s.record()
-		if err != nil {
-			return 0, err
-		}
-		kind, data, err := s.c.session.Open(record)
-		if err != nil {
-			return 0, err
-		}
-		if kind == tlsrec.Data {
-			s.plain = append(s.plain, data...)
-			continue
-		}
-		answer, err := s.c.session.Control(nil, kind, data)
-		if err != nil {
-			return 0, err // io.EOF after a goodbye
-		}
-		if _, err := s.Conn.Write(answer); err != nil {
-			return 0, err
-		}
-	}
-	n := copy(p, s.plain)
-	s.plain = s.plain[n:]
-	return n, nil
-}
-
-// record reads a whole one, good until the next.
-func (s *Stream) record() ([]byte, error) {
-	for {
-		n, err := s.c.session.Length(s.c.in)
-		if err != nil {
-			return nil, err
-		}
-		if n > 0 && n <= len(s.c.in) {
-			r := s.c.in[:n:n]
-			s.c.in = s.c.in[n:]
-			return r, nil
-		}
-		if s.buf == nil {
-			s.buf = make([]byte, 4096)
-		}
-		n, err = s.Conn.Read(s.buf)
-		if err != nil {
-			return nil, err
-		}
-		s.c.in = append(s.c.in, s.buf[:n]...)
-	}
-}
-
-func (s *Stream) Write(p []byte) (int, error) {
-	if s.c.session == nil {
-		return s.Conn.Write(p)
-	}
-	out := s.c.out
-	s.c.out = nil
-	for rest := p; len(rest) > 0; {
-		n, at := min(len(rest), recordPlain), len(out)
-		out = s.c.session.Seal(append(s.c.session.Begin(out), rest[:n]...), at, tlsrec.Data)
-		rest = rest[n:]
-	}
-	if _, err := s.Conn.Write(out); err != nil {
-		return 0, err
-	}
-	return len(p), nil
-}
-
-// Close says goodbye first.
-func (s *Stream) Close() error {
-	if s.c.session != nil && !s.c.told {
-		s.c.told = true
-		_, _ = s.Conn.Write(s.c.session.AppendAlert(s.c.out, tlsrec.CloseNotify)) // FIN must do else
-	} else if over, ok := s.Conn.(syscall.Conn); ok && s.c.session == nil {
-		if raw, err := over.SyscallConn(); err == nil {
-			_ = raw.Control(func(fd uintptr) { _ = tlsrec.SendAlert(int(fd), tlsrec.CloseNotify) })
-		}
-	}
-	return s.Conn.Close()
-}

@@ -33,9 +33,6 @@ const (
 	kernelRecord = 2 * 4096
 	// HeldPages is in how many pages the rest of a record can lie, at most.
 	HeldPages = kernelRecord / 4096
-	// maxReplies bounds what waits for a peer that doesn't read and asks for answers,
-	// bytes.
-	maxReplies = 2 * 4096
 	// pressedTimeout is Timeout while more than half of the pool is lent.
 	pressedTimeout = time.Second
 	// maxControl is how many records without data the kernel may show in one read.

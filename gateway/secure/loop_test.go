@@ -92,6 +92,34 @@ type world struct {
 
 func newWorld(t *testing.T, version uint16) *world {
 	t.Helper()
+	wr := new(wire)
+	w := begin(t, wr, func(w *world) error {
+		w.client = tls.Client(wr, &tls.Config{InsecureSkipVerify: true, MaxVersion: version})
+		return w.client.Handshake()
+	})
+	wr.sock = w.sock
+	return w
+}
+
+// newKeyedWorld is newWorld with a client whose records the test makes.
+func newKeyedWorld(t *testing.T) (w *world, client *tlsrec.Session) {
+	t.Helper()
+	wr := new(wire)
+	w = begin(t, wr, func(*world) error {
+		cfg := tlsrec.Config()
+		cfg.InsecureSkipVerify = true
+		keys, err := tlsrec.Client(wr, cfg)
+		if err == nil {
+			client, err = keys.Session()
+		}
+		return err
+	})
+	return w, client
+}
+
+// begin makes a world whose client shakes hands over wr.
+func begin(t *testing.T, wr *wire, shake func(*world) error) *world {
+	t.Helper()
 	w := &world{t: t, kernel: netpolltest.NewKernel(), pool: bufpool.New(1 << 20), buf: make([]byte, 64<<10)}
 	w.inner = w.kernel.NewLoop()
 	w.loop = New(w.inner, Config{Pool: w.pool, Tick: 100 * time.Millisecond, Timeout: 5 * time.Second, Counters: &w.count})
@@ -99,17 +127,15 @@ func newWorld(t *testing.T, version uint16) *world {
 	w.sock = w.kernel.Socket()
 	w.fd = w.sock.FD()
 	a, b := net.Pipe()
-	wr := &wire{Conn: a}
-	w.client = tls.Client(wr, &tls.Config{InsecureSkipVerify: true, MaxVersion: version})
+	wr.Conn = a
 	cfg := tlsrec.Config()
 	cfg.Certificates = []tls.Certificate{selfSigned()}
 	done := make(chan error, 1)
-	go func() { done <- w.client.Handshake() }()
+	go func() { done <- shake(w) }()
 	keys, err := tlsrec.Server(b, cfg)
 	if err := errors.Join(err, <-done); err != nil {
 		t.Fatal(err)
 	}
-	wr.sock = w.sock
 	c, err := Secure(w.fd, keys, false, &w.count)
 	if err != nil {
 		t.Fatal(err)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"syscall"
+	"time"
 
 	"github.com/odin-ws/odin/internal/tlsrec"
 	"github.com/odin-ws/odin/netpoll"
@@ -90,13 +91,10 @@ func (l *Loop) open(fd int, c *Conn, data []byte) (n int, rest []byte, err error
 		}
 		if err == nil {
 			rest = rest[size:]
-			was := len(c.out)
-			if c.out, err = c.session.Control(c.out, kind, b); err == nil && len(c.out) > was {
-				err = l.flush(fd, c)
-			}
-			if err == nil && len(c.out) > maxReplies {
-				err = syscall.EPROTO
-			}
+			err = c.session.Control(kind, b)
+		}
+		if err == nil && kind == tlsrec.Handshake {
+			err = c.renewed(l.now, uint32(max(1, time.Second/l.cfg.Tick)))
 		}
 		if err != nil {
 			return n, nil, l.fail(fd, c, err)
@@ -140,18 +138,27 @@ func (l *Loop) fail(fd int, c *Conn, err error) error {
 	case errors.Is(err, tlsrec.ErrKeyUpdate):
 		l.cfg.Counters.KeyUpdates.Add(1)
 		return syscall.EPROTO
+	case errors.Is(err, errKeyFlood):
+		l.cfg.Counters.KeyFloods.Add(1)
+		l.tell(fd, c, tlsrec.UnexpectedMessage)
+		return syscall.EPROTO
 	case errors.As(err, &alert):
 		l.cfg.Counters.BadRecords.Add(1)
-		if c.session == nil {
-			_ = tlsrec.SendAlert(fd, alert)
-		} else {
-			c.out = c.session.AppendAlert(c.out, alert)
-			_ = l.flush(fd, c)
-		}
-		c.told = true
+		l.tell(fd, c, alert)
 		return syscall.EPROTO
 	}
 	return err
+}
+
+// tell sends the alert that ends a connection.
+func (l *Loop) tell(fd int, c *Conn, alert tlsrec.Alert) {
+	if c.session == nil {
+		_ = tlsrec.SendAlert(fd, alert)
+	} else {
+		c.out = c.session.AppendAlert(c.out, alert)
+		_ = l.flush(fd, c)
+	}
+	c.told = true
 }
 
 // readKernel reads until the kernel has no more: its reads end where a kind of

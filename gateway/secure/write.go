@@ -61,13 +61,8 @@ func (l *Loop) writeKernel(fd int, _ *Conn, bufs [][]byte) (taken int, err error
 // write seals bufs into records and writes these, until all is taken or the socket
 // is full.
 func (l *Loop) write(fd int, c *Conn, bufs [][]byte) (taken int, err error) {
-	if len(c.out) > 0 {
-		if err := l.flush(fd, c); err != nil {
-			return 0, err
-		}
-		if len(c.out) > 0 {
-			return 0, syscall.EAGAIN
-		}
+	if err := l.before(fd, c); err != nil {
+		return 0, err
 	}
 	from := cursor{bufs: bufs}
 	for from.more() {
@@ -88,6 +83,30 @@ func (l *Loop) write(fd int, c *Conn, bufs [][]byte) (taken int, err error) {
 		return 0, syscall.EAGAIN
 	}
 	return taken, nil
+}
+
+// before writes what must go before data: what is kept, and a KeyUpdate that the peer
+// has asked for. EAGAIN: the socket does not take it all.
+func (l *Loop) before(fd int, c *Conn) (err error) {
+	for {
+		if len(c.out) > 0 {
+			if err := l.flush(fd, c); err != nil {
+				return err
+			}
+		}
+		switch {
+		case len(c.out) > 0:
+			return syscall.EAGAIN
+		case !c.session.Owes():
+			return nil
+		}
+		// Only now that nothing else is kept: one at most waits, however often a peer
+		// asks that reads nothing.
+		if c.out, err = c.session.AppendKeyUpdate(nil, false); err != nil {
+			c.out = nil
+			return syscall.EPROTO
+		}
+	}
 }
 
 // seal fills out with records of what comes next.

@@ -172,9 +172,12 @@ func (w *worker) open(i int32, s *secured, was int) (got int, errno unix.Errno) 
 			got += copy(w.buf[was+got:], data)
 			continue
 		}
-		answer, err := s.Control(nil, kind, data)
-		if len(answer) > 0 {
-			w.writeSealed(i, answer)
+		err = s.Control(kind, data)
+		if err == nil && s.Owes() {
+			var answer []byte
+			if answer, err = s.AppendKeyUpdate(nil, false); err == nil {
+				w.writeSealed(i, answer)
+			}
 		}
 		if errors.Is(err, io.EOF) {
 			s.done = true

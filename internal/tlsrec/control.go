@@ -17,20 +17,26 @@ const (
 // saying goodbye.
 var ErrPeerAlert = errors.New("tls: the peer sent an alert")
 
-// Control handles a record that carried no data. It appends what must be answered
-// to dst. io.EOF: the peer has said goodbye; an Alert is what to tell it before
-// closing; any other error closes without a word.
-func (s *Session) Control(dst []byte, kind Kind, data []byte) ([]byte, error) {
+// Control handles a record that carried no data; what must be answered is noted, see
+// Owes. io.EOF: the peer has said goodbye; an Alert is what to tell it before
+// closing; any other error closes without a word. A server's session takes no
+// handshake record without an error but a KeyUpdate, which costs some microseconds.
+func (s *Session) Control(kind Kind, data []byte) error {
 	switch kind {
 	case Data:
-		return dst, nil // an empty one
+		return nil // an empty one
 	case AlertKind:
-		return dst, CheckAlert(data, s.v12)
+		return CheckAlert(data, s.v12)
 	case Handshake:
-		return s.handshake(dst, data)
+		return s.handshake(data)
 	}
-	return dst, unexpectedMessage
+	return UnexpectedMessage
 }
+
+// Owes reports that the peer has asked for new keys of ours: AppendKeyUpdate must
+// come before the next data, and one answers all that was asked until then (RFC
+// 8446 section 4.6.3).
+func (s *Session) Owes() bool { return s.owes }
 
 // CheckAlert says what an alert means for its connection: nothing, io.EOF, or an
 // error.
@@ -48,30 +54,28 @@ func CheckAlert(data []byte, v12 bool) error {
 
 // handshake handles a message after the handshake. Each that matters must fill its
 // record: RFC 8446 section 5.1 has it so for a change of keys.
-func (s *Session) handshake(dst, data []byte) ([]byte, error) {
+func (s *Session) handshake(data []byte) error {
 	switch {
 	case len(data) == 0:
-		return dst, unexpectedMessage
+		return UnexpectedMessage
 	case !s.server && (data[0] == newSessionTicket || s.v12 && data[0] == helloRequest):
-		return dst, nil // tickets are not used; to renegotiate is not a must
+		return nil // tickets are not used; to renegotiate is not a must
 	case s.v12:
-		return dst, noRenegotiation
+		return noRenegotiation
 	case data[0] != keyUpdate:
-		return dst, unexpectedMessage
+		return UnexpectedMessage
 	case len(data) != 5 || data[1] != 0 || data[2] != 0 || data[3] != 1 || data[4] > 1:
-		return dst, decodeError
+		return decodeError
 	}
 	if err := s.in.update(suites[s.suite]); err != nil {
-		return dst, internalError
+		return internalError
 	}
-	if data[4] == 0 {
-		return dst, nil
-	}
-	return s.AppendKeyUpdate(dst, false)
+	s.owes = s.owes || data[4] == 1
+	return nil
 }
 
 // AppendKeyUpdate appends a KeyUpdate, RFC 8446 section 4.6.3, and goes on with
-// the next key. With ask the peer is to change its own.
+// the next key; nothing is owed then. With ask the peer is to change its own.
 func (s *Session) AppendKeyUpdate(dst []byte, ask bool) ([]byte, error) {
 	request := byte(0)
 	if ask {
@@ -82,6 +86,7 @@ func (s *Session) AppendKeyUpdate(dst []byte, ask bool) ([]byte, error) {
 	if err := s.out.update(suites[s.suite]); err != nil {
 		return dst, internalError
 	}
+	s.owes = false
 	return dst, nil
 }
 

@@ -145,9 +145,9 @@ func Receive(fd int, v12 bool) error {
 				return ErrKeyUpdate
 			}
 		}
-		return unexpectedMessage
+		return UnexpectedMessage
 	}
-	return unexpectedMessage // data, which read(2) would have given
+	return UnexpectedMessage // data, which read(2) would have given
 }
 
 // ErrKeyUpdate is a peer's wish for new keys, which the kernel can't follow.

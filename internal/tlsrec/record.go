@@ -40,6 +40,7 @@ type Session struct {
 	suite   uint16
 	v12     bool
 	server  bool
+	owes    bool  // the peer asked for a KeyUpdate
 	useless uint8 // records in a row that carried no data
 
 	// Scratch of Seal and Open, here because what an interface is given escapes.
@@ -154,7 +155,7 @@ func (s *Session) Length(b []byte) (int, error) {
 	case n < headerLen+s.explicit()+tagLen:
 		return 0, badRecordMAC
 	case !s.v12 && Kind(b[0]) != Data:
-		return 0, unexpectedMessage // after the handshake nothing is in the clear
+		return 0, UnexpectedMessage // after the handshake nothing is in the clear
 	}
 	return n, nil
 }
@@ -182,7 +183,7 @@ func (s *Session) Open(record []byte) (kind Kind, data []byte, err error) {
 			n--
 		}
 		if n == 0 {
-			return 0, nil, unexpectedMessage
+			return 0, nil, UnexpectedMessage
 		}
 		kind, data = Kind(data[n-1]), data[:n-1]
 	}
@@ -192,7 +193,7 @@ func (s *Session) Open(record []byte) (kind Kind, data []byte, err error) {
 	if kind == Data && len(data) > 0 {
 		s.useless = 0
 	} else if s.useless++; s.useless > maxUseless {
-		return 0, nil, unexpectedMessage
+		return 0, nil, UnexpectedMessage
 	}
 	return kind, data, nil
 }
@@ -204,7 +205,7 @@ type Alert byte
 // The alerts used here.
 const (
 	CloseNotify       Alert = 0
-	unexpectedMessage Alert = 10
+	UnexpectedMessage Alert = 10
 	badRecordMAC      Alert = 20
 	recordOverflow    Alert = 22
 	decodeError       Alert = 50

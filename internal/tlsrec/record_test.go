@@ -316,7 +316,7 @@ func TestBadRecords(t *testing.T) {
 		{"\x17\x03\x03\x00\x0f", badRecordMAC},
 		{"\x17\x03\x04\x00\x20", protocolVersion},
 		{"GET /", protocolVersion},
-		{"\x14\x03\x03\x00\x20", unexpectedMessage},
+		{"\x14\x03\x03\x00\x20", UnexpectedMessage},
 	} {
 		if n, err := s.Length([]byte(c.head)); n != 0 || !errors.Is(err, c.want) {
 			t.Errorf("%q: %d, %v; want %v", c.head, n, err, c.want)
@@ -329,13 +329,13 @@ func TestBadRecords(t *testing.T) {
 
 func TestControl(t *testing.T) {
 	a, b := pair(t, tls.VersionTLS13)
-	control := func(kind Kind, data string) ([]byte, error) {
+	control := func(kind Kind, data string) error {
 		k, d, err := b.Open(seal(a, kind, data))
 		if err != nil {
-			return nil, err
+			return err
 		}
 		b.useless = 0
-		return b.Control(nil, k, d)
+		return b.Control(k, d)
 	}
 	for _, c := range []struct {
 		what string
@@ -348,16 +348,16 @@ func TestControl(t *testing.T) {
 		{"user_canceled", AlertKind, "\x01\x5a", nil},
 		{"a fatal alert", AlertKind, "\x02\x28", ErrPeerAlert},
 		{"half an alert", AlertKind, "\x02", decodeError},
-		{"a change of cipher", changeCipher, "\x01", unexpectedMessage},
-		{"an unknown kind", 24, "heart", unexpectedMessage},
-		{"no message", Handshake, "", unexpectedMessage},
-		{"a ClientHello", Handshake, "\x01\x00\x00\x00", unexpectedMessage},
+		{"a change of cipher", changeCipher, "\x01", UnexpectedMessage},
+		{"an unknown kind", 24, "heart", UnexpectedMessage},
+		{"no message", Handshake, "", UnexpectedMessage},
+		{"a ClientHello", Handshake, "\x01\x00\x00\x00", UnexpectedMessage},
 		{"a long KeyUpdate", Handshake, "\x18\x00\x00\x02\x00\x00", decodeError},
 		{"a KeyUpdate that asks for what is not", Handshake, "\x18\x00\x00\x01\x02", decodeError},
 		{"a ticket", Handshake, "\x04\x00\x00\x00", nil}, // b is the client
 	} {
-		if out, err := control(c.kind, c.data); !errors.Is(err, c.want) || (err == nil) != (c.want == nil) || len(out) > 0 {
-			t.Errorf("%s: %v, %d bytes of answer; want %v", c.what, err, len(out), c.want)
+		if err := control(c.kind, c.data); !errors.Is(err, c.want) || (err == nil) != (c.want == nil) || b.Owes() {
+			t.Errorf("%s: %v, an answer owed: %v; want %v", c.what, err, b.Owes(), c.want)
 		}
 	}
 	for range maxUseless {
@@ -365,34 +365,45 @@ func TestControl(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, _, err := b.Open(seal(a, Data, "")); !errors.Is(err, unexpectedMessage) {
+	if _, _, err := b.Open(seal(a, Data, "")); !errors.Is(err, UnexpectedMessage) {
 		t.Errorf("a record too many without data: %v", err)
 	}
 }
 
-// Keys change in both directions, asked for or not.
+// Keys change in both directions, asked for or not, and one answer is for all that
+// was asked before it.
 func TestKeyUpdate(t *testing.T) {
 	a, b := pair(t, tls.VersionTLS13)
-	for range 3 {
-		ask, err := a.AppendKeyUpdate(nil, true)
+	update := func(from, to *Session, ask bool) {
+		t.Helper()
+		record, err := from.AppendKeyUpdate(nil, ask)
+		if err != nil || from.Owes() {
+			t.Fatalf("%v, still owed: %v", err, from.Owes())
+		}
+		kind, data, err := to.Open(record)
 		if err != nil {
 			t.Fatal(err)
 		}
-		kind, data, err := b.Open(ask)
-		if err != nil {
+		if err := to.Control(kind, data); err != nil {
 			t.Fatal(err)
 		}
-		answer, err := b.Control(nil, kind, data)
-		if err != nil || len(answer) == 0 {
-			t.Fatalf("%d bytes of answer, %v", len(answer), err)
+	}
+	for asked := range 4 {
+		for range asked {
+			update(a, b, true)
 		}
-		if kind, data, err = a.Open(answer); err != nil {
-			t.Fatal(err)
+		update(a, b, false)
+		if b.Owes() != (asked > 0) {
+			t.Fatalf("asked %d times: owed: %v", asked, b.Owes())
 		}
-		if more, err := a.Control(nil, kind, data); err != nil || len(more) > 0 {
-			t.Fatalf("%d bytes more, %v", len(more), err)
+		update(b, a, false)
+		if a.Owes() || b.Owes() {
+			t.Fatal("an answer is owed for an answer")
 		}
-		if _, data, err = b.Open(seal(a, Data, "ping")); err != nil || string(data) != "ping" {
+		var kind Kind
+		var data []byte
+		var err error
+		if kind, data, err = b.Open(seal(a, Data, "ping")); err != nil || kind != Data || string(data) != "ping" {
 			t.Fatalf("%q %v", data, err)
 		}
 		if _, data, err = a.Open(seal(b, Data, "pong")); err != nil || string(data) != "pong" {
