@@ -204,12 +204,8 @@ func (h *handshakes) run(s *shake) {
 			h.g.placeSecured(s.fd, c)
 			return
 		}
-		if errors.Is(err, syscall.ENOTCONN) { // it has hung up since
-			h.count(shakeAborted)
-		} else {
-			h.g.sampled("tls", "the keys of a TLS handshake could not be used", "err", err)
-			h.count(shakeInternal)
-		}
+		h.g.sampled("tls", "the keys of a TLS handshake could not be used", "err", err)
+		h.count(shakeInternal)
 	} else {
 		h.count(s.reason(err))
 	}

@@ -74,13 +74,17 @@ func newSecureGateway(t *testing.T, change func(*Config)) *secureGateway {
 		t.Fatal(err)
 	}
 	g := newTestGateway(t, func(c *Config) {
-		c.TLS = &TLS{Certificates: certs, Handshakes: 64, reload: 20 * time.Millisecond, Kernel: tlsrec.KernelReady() == nil}
+		c.TLS = &TLS{Certificates: certs, Handshakes: 64, reload: 20 * time.Millisecond, Kernel: kernelReady()}
 		if change != nil {
 			change(c)
 		}
 	})
 	return &secureGateway{g, dir}
 }
+
+// kernelReady says whether these tests are of the kernel's records: make e2e-ktls has
+// them so.
+var kernelReady = sync.OnceValue(func() bool { return tlsrec.KernelReady(DefaultConfig().RcvBuf) == nil })
 
 func (g *secureGateway) config() *tls.Config {
 	return &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"http/1.1"}}
@@ -415,7 +419,7 @@ func TestTLSStorm(t *testing.T) {
 
 // A record that never ends is given up, with its buffer; garbage at once.
 func TestTLSBadRecords(t *testing.T) {
-	if tlsrec.KernelReady() == nil {
+	if kernelReady() {
 		t.Skip("the kernel does the records here")
 	}
 	g := newSecureGateway(t, func(c *Config) { c.FrameTimeout = time.Second })

@@ -30,7 +30,7 @@ type serveConfig struct {
 	AdminAddr word   `flag:"admin-addr" default:"127.0.0.1:8081" usage:"admin listener: publish, channels, profiles; only with --publish-key-file on another address than loopback"`
 	TLSCert   word   `flag:"tls-cert" default:"" usage:"certificate of the public listener, PEM, its chain below it; with it the port speaks TLS only. Read again when it changes"`
 	TLSKey    word   `flag:"tls-key" default:"" usage:"its unencrypted key, PEM"`
-	TLSKernel choice `flag:"tls-kernel" default:"auto" of:"auto,off" usage:"let the kernel encrypt where it can (module tls): auto or off"`
+	TLSKernel choice `flag:"tls-kernel" default:"off" of:"auto,off" usage:"auto: let the kernel encrypt where it can (module tls), which takes more memory and bears no change of keys"`
 
 	DataDir    word `flag:"data-dir" default:"" group:"Storage" usage:"where the embedded stream is kept; empty: $STATE_DIRECTORY, else /var/lib/odin for root, else $XDG_STATE_HOME/odin or ~/.local/state/odin (with --demo: a temporary one)"`
 	NATSURL    word `flag:"nats-url" default:"" usage:"NATS servers with JetStream to use, e.g. nats://a:4222,nats://b:4222; empty: an embedded server"`

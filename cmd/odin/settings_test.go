@@ -97,7 +97,7 @@ func TestEveryName(t *testing.T) {
 		"reject": "ws", "trusted-proxy": "10.0.0.0/8", "stale-after": "t.*=5s", "allow-origin": "https://a.example", "echo": "true", "compression": "true", "demo": "true",
 		"token-key-file": "PS256:/k", "jwks": "https://h/jwks", "token-issuer": "https://i", "token-audience": "a", "token-read": "t.*",
 		"anonymous-read": "p.*", "revoked": "/r", "publish-key-file": "/p",
-		"tls-kernel": "off", "data-dir": "/d", "nats-config": "/n.conf", "node": "n1",
+		"tls-kernel": "auto", "data-dir": "/d", "nats-config": "/n.conf", "node": "n1",
 	}
 	for _, s := range newServeConfig().settings() {
 		sample := samples[s.flag]
@@ -359,7 +359,7 @@ func TestTLSPair(t *testing.T) {
 		{[]string{"--tls-cert=c"}, nil, false},
 		{nil, []string{"ODIN_TLS_KEY=k"}, false},
 		{[]string{"--tls-cert=c"}, []string{"ODIN_TLS_KEY=k"}, true},
-		{[]string{"--config", writeFile(t, "tls.yaml", "tls_cert: c\ntls_key: k\ntls_kernel: off")}, nil, true},
+		{[]string{"--config", writeFile(t, "tls.yaml", "tls_cert: c\ntls_key: k\ntls_kernel: auto")}, nil, true},
 	} {
 		l, err := load(t, c.flags, c.env)
 		if (err == nil) != c.ok {

@@ -29,8 +29,8 @@ func (l *loaded) openTLS(log *slog.Logger) (*gateway.TLS, error) {
 		log.Info("TLS records are done by this process", "why", "--tls-kernel off")
 		return t, nil
 	}
-	if err := tlsrec.KernelReady(); err != nil {
-		log.Info("TLS records are done by this process: this kernel can't (modprobe tls)", "err", err)
+	if err := tlsrec.KernelReady(gateway.DefaultConfig().RcvBuf); err != nil {
+		log.Warn("TLS records are done by this process: this kernel can't (is the module tls there? modprobe tls)", "err", err)
 		return t, nil
 	}
 	log.Info("TLS records are done by the kernel, but for ChaCha20")
@@ -40,7 +40,7 @@ func (l *loaded) openTLS(log *slog.Logger) (*gateway.TLS, error) {
 
 // recordsHere says who would do the records on this machine.
 func recordsHere(kernel string) capacity.TLSRecords {
-	if kernel == "off" || tlsrec.KernelReady() != nil {
+	if kernel == "off" || tlsrec.KernelReady(gateway.DefaultConfig().RcvBuf) != nil {
 		return capacity.TLSOwn
 	}
 	return capacity.TLSKernel

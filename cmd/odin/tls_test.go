@@ -48,7 +48,7 @@ func certificateFiles(t *testing.T, lasts time.Duration) (certFile, keyFile stri
 // The commands together over TLS, and what those are told that don't believe it.
 func TestServeTLS(t *testing.T) {
 	cert, key := certificateFiles(t, time.Hour)
-	r := startServe(t, "--memory-limit", "512MiB", "--tls-cert", cert, "--tls-key", key, "--tls-kernel", "off", "--log-level", "info", "--max-connections", "60")
+	r := startServe(t, "--memory-limit", "512MiB", "--tls-cert", cert, "--tls-key", key, "--log-level", "info", "--max-connections", "60")
 	for _, want := range []string{"based on 8KB per connection + 208MB overhead", "Bound by configured: memory allows 38912", "TLS records are done by this process"} {
 		if !strings.Contains(r.log.String(), want) {
 			t.Errorf("the log lacks %q:\n%s", want, r.log)

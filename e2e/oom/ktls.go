@@ -40,8 +40,8 @@ func (r *rig) ktls() (string, []string) {
 	plain := 0.0
 	for _, way := range []secure{
 		{"plain", nil},
-		{"own records", []string{"--tls-cert", cert, "--tls-key", key, "--tls-kernel", "off"}},
-		{"kernel's records", []string{"--tls-cert", cert, "--tls-key", key}},
+		{"own records", []string{"--tls-cert", cert, "--tls-key", key}},
+		{"kernel's records", []string{"--tls-cert", cert, "--tls-key", key, "--tls-kernel", "auto"}},
 	} {
 		o, err := r.measureTLS(way, n, quiet, fed)
 		if err != nil {
@@ -125,7 +125,7 @@ func (r *rig) measureTLS(way secure, n int, quiet, fed time.Duration) (o tlsCost
 	switch t := after.TLS; {
 	case way.args == nil && t != nil, way.args != nil && t == nil:
 		o.fault = "the port is not as asked for"
-	case t != nil && t.KernelRecords > 0 && len(way.args) == 6, t != nil && t.OwnRecords > 10 && len(way.args) == 4:
+	case t != nil && t.KernelRecords > 0 && len(way.args) == 4, t != nil && t.OwnRecords > 10 && len(way.args) == 6:
 		o.fault = fmt.Sprintf("records: %d the kernel's, %d own", t.KernelRecords, t.OwnRecords)
 	case t != nil && t.BadRecords > 0:
 		o.fault = fmt.Sprintf("%d bad records", t.BadRecords)

@@ -1,12 +1,17 @@
 package tlsrec
 
 import (
+	"bytes"
+	"context"
 	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
+	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -22,9 +27,10 @@ const (
 	cipherAESGCM256  = 52
 )
 
-// ErrNotOffloaded is Offload's for a suite that is not given to the kernel. The
-// socket is as it was.
-var ErrNotOffloaded = errors.New("tlsrec: the kernel is not asked for this suite")
+// ErrNotOffloaded is Offload's where the kernel does not do the records: it is not
+// asked for the suite, has no module for it, or the peer has said all it had to say
+// already (ENOTCONN). The socket is as it was.
+var ErrNotOffloaded = errors.New("tlsrec: records not given to the kernel")
 
 // Offload gives the records of a socket to the kernel (Documentation/networking/
 // tls.rst): plain reads and writes carry TLS from then on. A record that is no data
@@ -35,7 +41,7 @@ func (k *Keys) Offload(fd int) error {
 		return ErrNotOffloaded
 	}
 	if err := unix.SetsockoptString(fd, unix.IPPROTO_TCP, unix.TCP_ULP, "tls"); err != nil {
-		return os.NewSyscallError("setsockopt TCP_ULP", err)
+		return fmt.Errorf("%w: setsockopt TCP_ULP: %w", ErrNotOffloaded, err)
 	}
 	for _, p := range []struct {
 		name int
@@ -72,8 +78,10 @@ func (k *Keys) info(d *direction) []byte {
 }
 
 // KernelReady says whether this kernel takes the records of both AES-GCM suites
-// and both versions, by trying it on a connection to itself; nil: it does.
-func KernelReady() error {
+// and both versions, by sending a full one over a connection to itself whose
+// receiver's SO_RCVBUF is rcvBuf bytes; nil: it does. Before 6.0 a kernel ends a
+// connection at a record that is longer than its receive buffer.
+func KernelReady(rcvBuf int) error {
 	for _, k := range []Keys{
 		{Version: tls.VersionTLS13, Suite: tls.TLS_AES_128_GCM_SHA256},
 		{Version: tls.VersionTLS13, Suite: tls.TLS_AES_256_GCM_SHA384},
@@ -81,43 +89,85 @@ func KernelReady() error {
 	} {
 		k.in = direction{key: make([]byte, suites[k.Suite].key), iv: make([]byte, 12)}
 		k.out = k.in
-		if err := tryKernel(&k); err != nil {
+		if err := tryKernel(&k, rcvBuf); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func tryKernel(k *Keys) error {
-	ln, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+// tryTimeout is how long a record may take from this machine to itself.
+const tryTimeout = 2 * time.Second
+
+func tryKernel(k *Keys, rcvBuf int) error {
+	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+		return control(c, func(fd int) error {
+			return os.NewSyscallError("setsockopt SO_RCVBUF", unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, rcvBuf))
+		})
+	}}
+	lc.SetMultipathTCP(false)
+	ln, err := lc.Listen(context.Background(), "tcp4", "127.0.0.1:0")
 	if err != nil {
 		return err
 	}
-	defer unix.Close(ln)
-	if err := unix.Bind(ln, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
-		return err
-	}
-	if err := unix.Listen(ln, 1); err != nil {
-		return err
-	}
-	at, err := unix.Getsockname(ln)
+	defer func() { _ = ln.Close() }()
+	from, err := net.DialTimeout("tcp4", ln.Addr().String(), tryTimeout)
 	if err != nil {
 		return err
 	}
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	defer func() { _ = from.Close() }()
+	to, err := ln.Accept()
 	if err != nil {
 		return err
 	}
-	defer unix.Close(fd)
-	if err := unix.Connect(fd, at); err != nil {
-		return err
+	defer func() { _ = to.Close() }()
+	return sendFull(k, from, to)
+}
+
+// sendFull gives both ends to the kernel and sends the longest record there is.
+func sendFull(k *Keys, from, to net.Conn) error {
+	for _, c := range []net.Conn{from, to} {
+		if err := c.SetDeadline(time.Now().Add(tryTimeout)); err != nil {
+			return err
+		}
+		raw, err := c.(syscall.Conn).SyscallConn()
+		if err != nil {
+			return err
+		}
+		if err := control(raw, k.Offload); err != nil {
+			return err
+		}
 	}
-	return k.Offload(fd)
+	sent := make([]byte, MaxPlain)
+	for i := range sent {
+		sent[i] = byte(i)
+	}
+	wrote := make(chan error, 1)
+	go func() {
+		_, err := from.Write(sent)
+		wrote <- err
+	}()
+	got := make([]byte, len(sent))
+	_, err := io.ReadFull(to, got)
+	if err := errors.Join(err, <-wrote); err != nil {
+		return fmt.Errorf("a full record doesn't pass a receive buffer of this size: %w", err)
+	}
+	if !bytes.Equal(got, sent) {
+		return errors.New("a full record arrives changed")
+	}
+	return nil
+}
+
+// control calls f with a connection's descriptor.
+func control(c syscall.RawConn, f func(fd int) error) error {
+	var err error
+	cerr := c.Control(func(fd uintptr) { err = f(int(fd)) })
+	return errors.Join(cerr, err)
 }
 
 // Receive takes the record that made a read of an offloaded socket fail with EIO
 // and says what it means: io.EOF when the peer has said goodbye, nil when it can
-// be passed over, EAGAIN when there is none, any other error ends the connection.
+// be passed over, any other error ends the connection; EAGAIN: there was none.
 // The kernel does not change keys, so a KeyUpdate is such an end: ErrKeyUpdate.
 func Receive(fd int, v12 bool) error {
 	var data [64]byte // an alert is 2 bytes, a KeyUpdate 5

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"strings"
 	"syscall"
 	"testing"
 )
@@ -42,7 +43,7 @@ func fdOf(t *testing.T, c net.Conn) (fd int) {
 // needKernel skips a test where the kernel can't. `make e2e-ktls` runs these tests
 // where it can.
 func needKernel(t *testing.T) {
-	if err := KernelReady(); err != nil {
+	if err := KernelReady(4096); err != nil {
 		t.Skip("no kernel TLS here: ", err)
 	}
 }
@@ -83,6 +84,40 @@ func TestKernel(t *testing.T) {
 		}
 		if err := Receive(fd, suite != 0); !errors.Is(err, io.EOF) {
 			t.Errorf("their goodbye: %v", err)
+		}
+	}
+}
+
+// Whose peer has ended its half is not taken by the kernel, and neither is any where
+// the module is missing: the socket is as it was, for records of ours.
+func TestKernelDeclines(t *testing.T) {
+	c, s := tcpPair(t)
+	k := Keys{Version: tls.VersionTLS13, Suite: tls.TLS_AES_128_GCM_SHA256}
+	k.in = direction{key: make([]byte, 16), iv: make([]byte, 12)}
+	k.out = k.in
+	c.Write([]byte("all"))
+	c.(*net.TCPConn).CloseWrite()
+	b, err := io.ReadAll(s)
+	if err != nil || string(b) != "all" {
+		t.Fatalf("%q, %v", b, err)
+	}
+	if err := k.Offload(fdOf(t, s)); !errors.Is(err, ErrNotOffloaded) {
+		t.Errorf("%v", err)
+	}
+	go s.Write([]byte("as it was"))
+	got := make([]byte, 9)
+	if _, err := io.ReadFull(c, got); err != nil || string(got) != "as it was" {
+		t.Errorf("%q, %v", got, err)
+	}
+}
+
+// What can't be done is no error of a record's: a receive buffer that the kernel
+// refuses is told of.
+func TestKernelReadySays(t *testing.T) {
+	if err := KernelReady(4096); err != nil {
+		t.Log(err)
+		if !errors.Is(err, ErrNotOffloaded) && !strings.Contains(err.Error(), "full record") {
+			t.Errorf("%v", err)
 		}
 	}
 }
