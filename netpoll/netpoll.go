@@ -106,6 +106,8 @@ type Loop interface {
 	// Queued is the kernel memory the socket's send side holds, bytes: 0 when
 	// the peer has acknowledged everything (SO_MEMINFO, sock_diag(7)).
 	Queued(fd int) (int, error)
+	// Unread is how many bytes have come that nobody has read, SIOCINQ, tcp(7).
+	Unread(fd int) (int, error)
 	// Acked is how many bytes the peer has acknowledged since the connection
 	// began (TCP_INFO, tcp(7)).
 	Acked(fd int) (uint64, error)

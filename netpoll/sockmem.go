@@ -33,6 +33,8 @@ func rawQueued(fd int) (int, error) {
 
 func (l *epollLoop) Queued(fd int) (int, error) { return rawQueued(fd) }
 
+func (l *epollLoop) Unread(fd int) (int, error) { return unix.IoctlGetInt(fd, unix.SIOCINQ) }
+
 // The part of struct tcp_info (linux/tcp.h) up to tcpi_bytes_received, and where
 // tcpi_bytes_acked is in it.
 const (

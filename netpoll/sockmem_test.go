@@ -7,7 +7,7 @@ import (
 )
 
 // What a real socket's peer has acknowledged is counted, read or not, and what
-// it has not is queued.
+// it has not is queued; what it has sent is unread.
 func TestAckedAndQueued(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -51,6 +51,19 @@ func TestAckedAndQueued(t *testing.T) {
 		}
 		if time.Now().After(end) {
 			t.Fatalf("%d acknowledged, %d queued after 1000 were written", acked-before, queued)
+		}
+	}
+	if _, err := peer.Write(make([]byte, 700)); err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
+		unread := 0
+		_ = raw.Control(func(fd uintptr) { unread, err = (&epollLoop{}).Unread(int(fd)) })
+		if unread == 700 && err == nil {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%d unread of 700, %v", unread, err)
 		}
 	}
 	// More than the peer has room for: some stays here.

@@ -47,6 +47,9 @@ type Loop struct {
 	// Static after Start.
 	cfg Config
 	h   netpoll.Handler
+	// tlsrec's, but in tests, whose descriptors are no kernel's.
+	alert   func(fd int, a tlsrec.Alert) error
+	receive func(fd int, v12 bool) error
 
 	// Owned by the loop's goroutine.
 	conns   map[int]*Conn // attached, by descriptor
@@ -70,6 +73,7 @@ func New(inner netpoll.Loop, cfg Config) *Loop {
 	}
 	return &Loop{
 		Loop: inner, cfg: cfg, conns: make(map[int]*Conn),
+		alert: tlsrec.SendAlert, receive: tlsrec.Receive,
 		out: make([]byte, 0, batch+recordPlain+tlsrec.MaxOverhead),
 	}
 }
@@ -124,10 +128,14 @@ func (t handler) Ready(token uint64, ev netpoll.Event) {
 	if c == nil {
 		return
 	}
-	if ev&netpoll.Out != 0 && len(c.out) > 0 {
+	switch {
+	case ev&netpoll.Out == 0:
+	case len(c.out) > 0:
 		if err := l.flush(fd, c); err == nil && len(c.out) > 0 {
 			ev &^= netpoll.Out // the next edge is armed
 		} // with an error the handler's own write finds it
+	case c.fin:
+		_ = l.CloseWrite(fd) // the kernel's record had no room for the goodbye
 	}
 	if ev != 0 {
 		l.h.Ready(c.token, ev)
@@ -164,7 +172,8 @@ func (l *Loop) readLater(fd int, c *Conn) {
 	l.Wake()
 }
 
-// expire ends those whose record takes too long.
+// expire ends those whose record takes too long. Time in which its bytes are here and
+// the handler does not read them is not the peer's.
 func (l *Loop) expire() {
 	patience := l.cfg.Timeout
 	if p := l.cfg.Pool; p.InUse() > p.Budget()/2 {
@@ -180,6 +189,9 @@ func (l *Loop) expire() {
 			c.listed = false
 		case l.now-c.since < ticks:
 			kept = append(kept, token)
+		case l.unread(fd):
+			c.since = l.now
+			kept = append(kept, token)
 		default:
 			c.listed = false
 			l.cfg.Counters.RecordTimeouts.Add(1)
@@ -188,6 +200,12 @@ func (l *Loop) expire() {
 		}
 	}
 	l.partial = kept
+}
+
+// unread reports whether bytes wait to be read.
+func (l *Loop) unread(fd int) bool {
+	n, err := l.Loop.Unread(fd)
+	return err == nil && n > 0
 }
 
 // Queued implements netpoll.Loop: what is kept of a record, here or by the kernel,
@@ -209,25 +227,27 @@ func (l *Loop) CloseWrite(fd int) error {
 	if c == nil {
 		return l.Loop.CloseWrite(fd)
 	}
-	l.goodbye(fd, c)
-	if len(c.out) > 0 {
-		c.fin = true
-		return nil
+	if c.fin = !l.goodbye(fd, c); c.fin {
+		return nil // Ready goes on
 	}
 	return l.Loop.CloseWrite(fd)
 }
 
-// goodbye says close_notify, once.
-func (l *Loop) goodbye(fd int, c *Conn) {
+// goodbye says close_notify, once; false: the socket has no room for all of it yet,
+// and its writable edge is armed.
+func (l *Loop) goodbye(fd int, c *Conn) bool {
 	switch {
 	case c.told:
 	case c.session == nil:
-		_ = tlsrec.SendAlert(fd, tlsrec.CloseNotify) // if the socket is full, FIN must do
+		if netpoll.Again(l.alert(fd, tlsrec.CloseNotify)) {
+			return false
+		} // with another error FIN must do
 	default:
 		c.out = c.session.AppendAlert(c.out, tlsrec.CloseNotify)
 		_ = l.flush(fd, c)
 	}
 	c.told = true
+	return len(c.out) == 0
 }
 
 // Close implements netpoll.Loop.

@@ -84,6 +84,7 @@ type world struct {
 	// The handler's.
 	want    [][]byte // to be written
 	blocked bool
+	paused  bool // it doesn't read
 	buf     []byte
 	got     []byte // read
 	end     error  // of reading; errEnd for the end of the stream
@@ -173,7 +174,7 @@ func (w *world) Ready(token uint64, ev netpoll.Event) {
 		w.blocked = false
 		w.write()
 	}
-	for ev&(netpoll.In|netpoll.Closed) != 0 && w.end == nil {
+	for ev&(netpoll.In|netpoll.Closed) != 0 && w.end == nil && !w.paused {
 		n, err := w.loop.Read(w.fd, w.buf)
 		switch {
 		case netpoll.Again(err):
@@ -394,6 +395,24 @@ func TestUnfinishedRecord(t *testing.T) {
 	w.inTurn(func() { w.loop.Del(w.fd); w.loop.Abort(w.fd) })
 	if n := w.pool.InUse(); n != 0 {
 		t.Errorf("%d bytes are held", n)
+	}
+
+	// While the handler doesn't read what is there, the time is not the client's.
+	w, client := newKeyedWorld(t)
+	record := say(client, "whole")
+	w.sock.Send(record[:10])
+	w.turn()
+	w.paused = true
+	w.sock.Send(record[10:])
+	w.turn()
+	w.inner.Tick(200)
+	w.turn()
+	w.paused = false
+	w.inTurn(func() { w.Ready(42, netpoll.In) })
+	w.inner.Tick(200)
+	w.turn()
+	if string(w.got) != "whole" || w.end != nil || w.count.RecordTimeouts.Load() != 0 {
+		t.Errorf("after a pause: %q, %v", w.got, w.end)
 	}
 
 	w = newWorld(t, tls.VersionTLS13)

@@ -153,7 +153,7 @@ func (l *Loop) fail(fd int, c *Conn, err error) error {
 // tell sends the alert that ends a connection.
 func (l *Loop) tell(fd int, c *Conn, alert tlsrec.Alert) {
 	if c.session == nil {
-		_ = tlsrec.SendAlert(fd, alert)
+		_ = l.alert(fd, alert)
 	} else {
 		c.out = c.session.AppendAlert(c.out, alert)
 		_ = l.flush(fd, c)
@@ -176,11 +176,12 @@ func (l *Loop) readKernel(fd int, c *Conn, p []byte) (n int, err error) {
 		case netpoll.Again(err):
 			return n, nil
 		case errors.Is(err, syscall.EIO):
-			if err = tlsrec.Receive(fd, c.v12); err == nil {
-				if control++; control <= maxControl {
-					continue
-				}
-				err = syscall.EPROTO
+			if err = l.receive(fd, c.v12); err == nil && control < maxControl {
+				control++
+				continue
+			}
+			if err == nil || netpoll.Again(err) { // too many, or none where there must be one
+				err = tlsrec.UnexpectedMessage
 			}
 		case errors.Is(err, syscall.EBADMSG), errors.Is(err, syscall.EMSGSIZE), errors.Is(err, syscall.EINVAL):
 			// The kernel has found a record that doesn't open, is too long, or is none.

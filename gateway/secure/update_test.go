@@ -256,7 +256,7 @@ func TestStreamCloseWhileWriting(t *testing.T) {
 	s, _, _ := newStream(t, &count)
 	wrote := make(chan error, 1)
 	go func() {
-		_, err := s.Write(make([]byte, 64<<20))
+		_, err := s.Write(make([]byte, 16<<20))
 		wrote <- err
 	}()
 	for s.order.TryLock() { // until it is under way
@@ -269,7 +269,7 @@ func TestStreamCloseWhileWriting(t *testing.T) {
 		t.Errorf("it took %v", d)
 	}
 	if err := <-wrote; err == nil {
-		t.Error("64 MiB were written to nobody")
+		t.Error("16 MiB were written to nobody")
 	}
 	if _, err := s.Write([]byte("more")); err == nil {
 		t.Error("written after a record was cut")

@@ -15,6 +15,9 @@ func (s *Socket) SendBuffer() int { return s.sndbuf }
 // Queued implements netpoll.Loop.
 func (l *Loop) Queued(fd int) (int, error) { return l.own("Queued", fd).queued, nil }
 
+// Unread implements netpoll.Loop.
+func (l *Loop) Unread(fd int) (int, error) { return l.own("Unread", fd).Unread(), nil }
+
 // SetSendBuffer implements netpoll.Loop.
 func (l *Loop) SetSendBuffer(fd, bytes int) error {
 	l.own("SetSendBuffer", fd).sndbuf = bytes
