@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -70,6 +71,9 @@ type handshakes struct {
 	g    *Gateway
 	cfg  *tls.Config
 	most int
+	// computing has room for the handshakes that may compute at once, half of the
+	// processors': the shards and those already connected have the rest.
+	computing chan struct{}
 
 	// Any goroutine.
 	failed [len(shakeReasons)]atomic.Uint64
@@ -86,8 +90,9 @@ type handshakes struct {
 
 // shake is one of them.
 type shake struct {
-	fd        int          // the acceptor's, blocking calls go to file
-	file      *os.File     // a duplicate, known to the runtime's poller
+	fd        int      // the acceptor's, blocking calls go to file
+	file      *os.File // a duplicate, known to the runtime's poller
+	computing chan struct{}
 	idle      atomic.Int64 // since when it waits for its client, Unix ns; 0: it doesn't
 	displaced atomic.Bool
 	read      atomic.Bool // the first byte has come
@@ -97,7 +102,10 @@ type shake struct {
 func newHandshakes(g *Gateway, t *TLS) *handshakes {
 	cfg := tlsrec.Config()
 	cfg.GetCertificate = t.Certificates.Get
-	return &handshakes{g: g, cfg: cfg, most: max(1, t.Handshakes)}
+	return &handshakes{
+		g: g, cfg: cfg, most: max(1, t.Handshakes),
+		computing: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)),
+	}
 }
 
 // take begins handshakes; the descriptors are its own from here on.
@@ -182,7 +190,7 @@ func (h *handshakes) begin(fd int) {
 		unix.Close(fd)
 		return
 	}
-	s := &shake{fd: fd, file: os.NewFile(uintptr(dup), "client")}
+	s := &shake{fd: fd, file: os.NewFile(uintptr(dup), "client"), computing: h.computing}
 	_ = s.file.SetDeadline(time.Now().Add(h.g.cfg.HandshakeTimeout))
 	h.under = append(h.under, s)
 	h.all.Go(func() { h.run(s) })
@@ -190,7 +198,9 @@ func (h *handshakes) begin(fd int) {
 
 // run is a handshake's goroutine.
 func (h *handshakes) run(s *shake) {
+	s.computing <- struct{}{}
 	keys, err := tlsrec.Server(shakeConn{s}, h.cfg)
+	<-s.computing
 	if err != nil && s.plain {
 		h.tellPlain(s)
 	}
@@ -272,23 +282,37 @@ func (h *handshakes) count(reason string) {
 // to hang up, so that a reset doesn't overtake the answer.
 func (h *handshakes) tellPlain(s *shake) {
 	h.g.count.refused(refusePlain.Status)
-	_ = s.file.SetDeadline(time.Now().Add(plainWait))
+	h.mu.Lock()
+	if !h.closed && !s.displaced.Load() { // else its time is up
+		_ = s.file.SetDeadline(time.Now().Add(plainWait))
+	}
+	h.mu.Unlock()
+	s.idle.Store(time.Now().UnixNano()) // from here on it may give way
 	if _, err := s.file.Write(refusePlain.AppendResponse(nil, 0)); err != nil {
 		return
 	}
 	_ = unix.Shutdown(s.fd, unix.SHUT_WR)
-	_, _ = io.CopyN(io.Discard, shakeConn{s}, 64<<10)
+	_, _ = io.CopyN(io.Discard, s.file, 64<<10)
 }
 
 // shakeConn is the socket as crypto/tls sees it.
 type shakeConn struct{ s *shake }
 
+// waitFor reads or writes, which may take as long as the client likes; others
+// compute meanwhile.
+func (s *shake) waitFor(do func([]byte) (int, error), p []byte) (int, error) {
+	<-s.computing
+	s.idle.Store(time.Now().UnixNano())
+	n, err := do(p)
+	s.idle.Store(0)
+	s.computing <- struct{}{}
+	return n, err
+}
+
 var errPlain = errors.New("no TLS handshake")
 
 func (c shakeConn) Read(p []byte) (int, error) {
-	c.s.idle.Store(time.Now().UnixNano())
-	n, err := c.s.file.Read(p)
-	c.s.idle.Store(0)
+	n, err := c.s.waitFor(c.s.file.Read, p)
 	if !c.s.read.Load() && n > 0 {
 		c.s.read.Store(true)
 		if tlsrec.Kind(p[0]) != tlsrec.Handshake {
@@ -299,7 +323,7 @@ func (c shakeConn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func (c shakeConn) Write(p []byte) (int, error)        { return c.s.file.Write(p) }
+func (c shakeConn) Write(p []byte) (int, error)        { return c.s.waitFor(c.s.file.Write, p) }
 func (c shakeConn) Close() error                       { return nil } // run closes it
 func (c shakeConn) LocalAddr() net.Addr                { return nil }
 func (c shakeConn) RemoteAddr() net.Addr               { return nil }

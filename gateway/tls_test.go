@@ -20,11 +20,13 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/coder/websocket"
+	"golang.org/x/sys/unix"
 
 	"github.com/odin-ws/odin/gateway/secure"
 	"github.com/odin-ws/odin/internal/tlsrec"
@@ -194,6 +196,26 @@ func TestTLSPlain(t *testing.T) {
 	io.Copy(io.Discard, r.in)
 	g.eventually("two of them", func() bool { return g.failed(shakePlain) == 2 })
 	g.wantNothingLeft()
+}
+
+// Who is told in the clear while all handshakes are being ended is not waited for.
+func TestTLSPlainAtTheEnd(t *testing.T) {
+	g := newSecureGateway(t, nil)
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(pair[1])
+	s := &shake{fd: pair[0], file: os.NewFile(uintptr(pair[0]), "client")}
+	defer s.file.Close()
+	h := g.handshakes
+	h.stop()
+	s.file.SetDeadline(time.Unix(1, 0)) // as stop does to those it finds
+	began := time.Now()
+	h.tellPlain(s)
+	if d := time.Since(began); d > plainWait/2 {
+		t.Errorf("waited for %v", d)
+	}
 }
 
 // What answers without TLS answers the same with it, refusals too.
@@ -415,6 +437,41 @@ func TestTLSStorm(t *testing.T) {
 	}
 	all.Wait()
 	g.eventually("all of them", func() bool { return g.Stats().TLS.Done == 60 })
+}
+
+// No more handshakes compute at once than may, however many are under way.
+func TestTLSComputing(t *testing.T) {
+	g := newSecureGateway(t, nil)
+	h := g.handshakes
+	var now, most atomic.Int64
+	h.mu.Lock() // none is under way yet
+	get := h.cfg.GetCertificate
+	h.cfg.GetCertificate = func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+		n := now.Add(1)
+		defer now.Add(-1)
+		if m := most.Load(); n > m {
+			most.CompareAndSwap(m, n)
+		}
+		time.Sleep(5 * time.Millisecond)
+		return get(hello)
+	}
+	h.mu.Unlock()
+	var all sync.WaitGroup
+	for range 30 {
+		all.Go(func() {
+			if _, err := g.tls(g.config()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	if m, may := most.Load(), int64(cap(h.computing)); m < 1 || m > may {
+		t.Errorf("%d at once, %d may", m, may)
+	}
+	g.wantNothingLeft()
+	if n := len(h.computing); n != 0 {
+		t.Errorf("%d still compute", n)
+	}
 }
 
 // A record that never ends is given up, with its buffer; garbage at once.
