@@ -48,7 +48,7 @@ var shares = []share{
 		1 * MiB, 8 * MiB, func(s *Shares) *int64 { return &s.Buffers }},
 	{"more subscriptions", fmt.Sprintf("those beyond %d a connection, %d B each", IncludedSubscriptions, SubscriptionCost), "enforced: answered with limit beyond it",
 		256 * KiB, 4 * MiB, func(s *Shares) *int64 { return &s.Subscriptions }},
-	{"handshakes", "connections not upgraded yet, waiting for a place, or being refused, 6 KB each", "enforced: the oldest is answered 408 beyond it",
+	{"handshakes", "connections not upgraded yet, waiting for a place, or being refused, 6 KB each, 8 with TLS", "enforced: the oldest is answered 408 beyond it",
 		384 * KiB, 8 * MiB, func(s *Shares) *int64 { return &s.Handshakes }},
 }
 
@@ -140,9 +140,10 @@ func leastShares(of []share) string {
 // connections together.
 func (s Shares) MoreSubscriptions() int { return int(s.Subscriptions / SubscriptionCost) }
 
-// Unadmitted is how many connections may be open without a place at the gate.
-func (s Shares) Unadmitted() int {
-	return int(s.Handshakes / (KernelPerConnection + OwnPerConnection))
+// Unadmitted is how many connections may be open without a place at the gate; with
+// TLS these have shaken hands.
+func (s Shares) Unadmitted(t TLSRecords) int {
+	return int(s.Handshakes / (KernelPerConnection + OwnPerConnection + t.perConnection()))
 }
 
 // Terms returns the shares by name; together they are the runtime overhead.

@@ -96,7 +96,7 @@ func (r Result) ProcessTerms() ([]Term, error) {
 	}
 	terms := append(b.Terms(), backlog)
 	if r.TLS != TLSNone {
-		terms = append(terms, Term{"tls handshakes", fmt.Sprintf("%d of them under way, %s each", r.TLSHandshakes(), FormatSize(TLSHandshake)), r.TLSHandshakeBytes, PerProcess, "a thirty-second of the limit, 32 MiB at most; measured 23 KB each"})
+		terms = append(terms, Term{"tls handshakes", fmt.Sprintf("%d of them under way, %s each", r.TLSHandshakes(), FormatSize(TLSHandshake)), r.TLSHandshakeBytes, PerProcess, "a thirty-second of the limit, 42 MiB at most; measured 23 KB each, and the sockets of it and of one that waits"})
 	}
 	if r.Compression > 0 {
 		terms = append(terms, Term{"compression", "compressors and decompressors; what they make counts with the logs and the pooled buffers", r.Compression, PerProcess, "measured: so many and no more, whatever the number of connections"})
@@ -111,7 +111,8 @@ const outsideGo = 40
 
 // GoMemLimit returns what to give debug.SetMemoryLimit for this result, bytes:
 // the limit less what lies outside Go's memory by this model, which is the
-// backlog, the kernel's share of Max connections and 40 % of the overhead. What
+// backlog, the kernel's share of Max connections and of TLS handshakes, and 40 % of
+// the overhead. What
 // remains holds all that Go has under the model when every term is full. Where
 // nothing fits (see Recompute), it is Go's part of the overhead.
 //
@@ -125,6 +126,6 @@ func (r Result) GoMemLimit() int64 {
 		kernel += TLSKernelPerConnection
 	}
 	kernel = min(kernel, r.BytesPerConnection)
-	outside := r.RuntimeOverhead / 100 * outsideGo
-	return max(r.Limit.Bytes-r.Backlog-int64(r.Max)*kernel-outside, r.RuntimeOverhead-outside)
+	outside := r.RuntimeOverhead/100*outsideGo + int64(r.TLSHandshakes())*tlsHandshakeKernel
+	return max(r.Limit.Bytes-r.Backlog-int64(r.Max)*kernel-outside, r.RuntimeOverhead+r.TLSHandshakeBytes-outside)
 }

@@ -22,8 +22,11 @@ const (
 	// 3.4 to 3.8 KB of slab on Linux 6.1, and what leads to it.
 	TLSKernelPerConnection = 5 * KiB
 	// TLSHandshake is what one under way may hold, bytes: measured 23 KB while it
-	// waits for its client, and up to 8 KB that the client has sent.
-	TLSHandshake = 32 * KiB
+	// waits for its client, up to 8 KB that the client has sent, and the kernel's
+	// sockets, its own and that of one that waits to begin: as many may.
+	TLSHandshake = 32*KiB + tlsHandshakeKernel
+	// tlsHandshakeKernel is the part of it outside of this process, bytes.
+	tlsHandshakeKernel = 2 * KernelPerConnection
 	// tlsHandshakesShare is the part of the limit that handshakes may hold together,
 	// one in so many; tlsHandshakesMost is how many are enough anywhere.
 	tlsHandshakesShare = 32

@@ -163,7 +163,7 @@ func (f *capacityFlags) run(out io.Writer) error {
 	in.BytesPerConnection, in.Configured = int64(f.perConnection), int(f.maxConnections)
 	if !f.elsewhere {
 		in.Descriptors = f.descriptors
-		in.ReservedDescriptors = reserved(f.descriptors, gateway.DefaultConfig().MaxHandshakes)
+		in.ReservedDescriptors = reserved(f.descriptors, gateway.DefaultConfig().MaxHandshakes, capacity.TLSRecords(f.tls.word))
 	}
 	if f.measure {
 		m, err := capacity.Measure(capacity.MeasureOptions{})
@@ -260,7 +260,7 @@ func (c *capacityReport) text(f *capacityFlags) string {
 	fmt.Fprintf(&b, "%s\n%s\n", c.Sentence, c.BoundSentence())
 	if c.ByDescriptors == 0 {
 		fmt.Fprintf(&b, "File descriptors here: %d, which would allow %d; not applied to --memory\n",
-			c.DescriptorLimit, max(0, int64(min(c.DescriptorLimit, 1<<62))-int64(reserved(c.DescriptorLimit, gateway.DefaultConfig().MaxHandshakes))))
+			c.DescriptorLimit, max(0, int64(min(c.DescriptorLimit, 1<<62))-int64(reserved(c.DescriptorLimit, gateway.DefaultConfig().MaxHandshakes, capacity.TLSRecords(f.tls.word)))))
 	}
 	fmt.Fprintf(&b, "GOMEMLIMIT of this model: %s\n", capacity.FormatSize(c.GoMemLimit))
 

@@ -189,7 +189,7 @@ func (l *loaded) capacity(shards int, log *slog.Logger, records capacity.TLSReco
 		Compression: compressionMemory(l.Compression, shards),
 		Limit:       limit, Profile: profile, BytesPerConnection: int64(l.BytesPerConnection),
 		RuntimeOverhead: int64(l.RuntimeOverhead), Backlog: int64(l.Backlog), Replay: int(l.Replay),
-		Descriptors: descriptors, ReservedDescriptors: reserved(descriptors, int(l.MaxHandshakes)),
+		Descriptors: descriptors, ReservedDescriptors: reserved(descriptors, int(l.MaxHandshakes), records),
 		Configured: int(l.MaxConnections), TLS: records,
 	})
 	if err != nil {
@@ -220,12 +220,20 @@ func warnHigh(limit capacity.Limit, log *slog.Logger) {
 	}
 }
 
+// tlsDescriptors is how many descriptors a TLS handshake needs: two while it is under
+// way, and one that waits to begin.
+const tlsDescriptors = 3
+
 // reserved is how many descriptors are kept from clients: the usual ones, and
 // those of handshakes under way and of callers being refused, as far as a tenth
 // of all goes.
-func reserved(descriptors uint64, handshakes int) int {
+func reserved(descriptors uint64, handshakes int, records capacity.TLSRecords) int {
+	each := 2
+	if records != capacity.TLSNone {
+		each += tlsDescriptors
+	}
 	tenth := int(min(descriptors, 1<<30) / 10)
-	return max(capacity.DefaultReservedDescriptors, min(capacity.DefaultReservedDescriptors+2*handshakes, tenth))
+	return max(capacity.DefaultReservedDescriptors, min(capacity.DefaultReservedDescriptors+each*handshakes, tenth))
 }
 
 // gatewayConfig is gateway.DefaultConfig with the settings in it.
@@ -282,14 +290,16 @@ func (l *loaded) budgets(sum capacity.Result, c *gateway.Config) (capacity.Share
 	if c.AdmissionWait > 0 {
 		groups = 3 // as many may wait for a place
 	}
-	c.MaxHandshakes = max(1, min(c.MaxHandshakes, shares.Unadmitted()/groups))
+	c.MaxHandshakes = max(1, min(c.MaxHandshakes, shares.Unadmitted(sum.TLS)/groups))
 	if sum.Descriptors > 0 {
 		spare := int(min(sum.Descriptors, 1<<30)) - sum.Max - capacity.DefaultReservedDescriptors/2
+		if c.TLS != nil {
+			groups += tlsDescriptors
+		}
 		c.MaxHandshakes = max(16, min(c.MaxHandshakes, spare/groups))
 	}
 	if c.TLS != nil {
-		// Two descriptors each, while they last.
-		c.TLS.Handshakes = max(16, min(int(l.MaxHandshakes), sum.TLSHandshakes(), c.MaxHandshakes))
+		c.TLS.Handshakes = max(16, min(sum.TLSHandshakes(), c.MaxHandshakes))
 	}
 	return shares, nil
 }

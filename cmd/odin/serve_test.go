@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/odin-ws/odin/capacity"
+	"github.com/odin-ws/odin/gateway"
 	"github.com/odin-ws/odin/internal/market"
 )
 
@@ -250,15 +251,19 @@ func TestBudgets(t *testing.T) {
 	for name, row := range map[string]struct {
 		args        []string
 		descriptors uint64
+		tls         capacity.TLSRecords
 		fits        bool
 		want        string
 	}{
-		"container":           {args: []string{"--memory-limit=512MiB"}, descriptors: 1_000_000, fits: true},
-		"few descriptors":     {args: []string{"--memory-limit=512MiB"}, descriptors: 20_000},
-		"small":               {args: []string{"--memory-limit=96MiB", "--runtime-overhead=48MiB", "--backlog=8MiB"}, descriptors: 1_000_000, fits: true},
-		"long messages":       {args: []string{"--memory-limit=512MiB", "--max-message=17MiB"}, descriptors: 1_000_000, fits: true},
-		"overhead too small":  {args: []string{"--memory-limit=96MiB", "--runtime-overhead=16MiB", "--backlog=8MiB"}, descriptors: 1_000_000, want: "--runtime-overhead"},
-		"long, with overhead": {args: []string{"--memory-limit=512MiB", "--max-message=17MiB", "--runtime-overhead=256MiB"}, descriptors: 1_000_000, fits: true},
+		"container":            {args: []string{"--memory-limit=512MiB"}, descriptors: 1_000_000, fits: true},
+		"few descriptors":      {args: []string{"--memory-limit=512MiB"}, descriptors: 20_000},
+		"small":                {args: []string{"--memory-limit=96MiB", "--runtime-overhead=48MiB", "--backlog=8MiB"}, descriptors: 1_000_000, fits: true},
+		"long messages":        {args: []string{"--memory-limit=512MiB", "--max-message=17MiB"}, descriptors: 1_000_000, fits: true},
+		"overhead too small":   {args: []string{"--memory-limit=96MiB", "--runtime-overhead=16MiB", "--backlog=8MiB"}, descriptors: 1_000_000, want: "--runtime-overhead"},
+		"tls":                  {args: []string{"--memory-limit=512MiB"}, descriptors: 1_000_000, tls: capacity.TLSOwn, fits: true},
+		"tls, few descriptors": {args: []string{"--memory-limit=512MiB"}, descriptors: 20_000, tls: capacity.TLSOwn},
+		"tls by the kernel":    {args: []string{"--memory-limit=512MiB"}, descriptors: 1_000_000, tls: capacity.TLSKernel, fits: true},
+		"long, with overhead":  {args: []string{"--memory-limit=512MiB", "--max-message=17MiB", "--runtime-overhead=256MiB"}, descriptors: 1_000_000, fits: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			l, err := load(t, row.args, nil)
@@ -267,12 +272,17 @@ func TestBudgets(t *testing.T) {
 			}
 			sum, err := capacity.Compute(capacity.Input{
 				Limit: capacity.Limit{Bytes: int64(l.MemoryLimit), Source: "test"}, Profile: capacity.EventLoop,
-				RuntimeOverhead: int64(l.RuntimeOverhead), Backlog: int64(l.Backlog), Replay: 100, Descriptors: row.descriptors,
+				RuntimeOverhead: int64(l.RuntimeOverhead), Backlog: int64(l.Backlog), Replay: 100, Descriptors: row.descriptors, TLS: row.tls,
 			})
 			if err != nil {
 				t.Fatal(err)
 			}
 			c := l.gatewayConfig(sum.Max, 2, nil)
+			each := int64(capacity.KernelPerConnection + capacity.OwnPerConnection)
+			if row.tls != capacity.TLSNone {
+				c.TLS = new(gateway.TLS)
+				each = sum.BytesPerConnection
+			}
 			shares, err := l.budgets(sum, &c)
 			if row.want != "" {
 				if err == nil || !strings.Contains(err.Error(), row.want) {
@@ -284,8 +294,16 @@ func TestBudgets(t *testing.T) {
 				t.Fatal(err)
 			}
 			own := shares.Runtime + shares.Broker + c.LogBudget + c.BufferBudget +
-				int64(c.MoreSubscriptions)*capacity.SubscriptionCost + int64(2*c.MaxHandshakes)*(capacity.KernelPerConnection+capacity.OwnPerConnection)
+				int64(c.MoreSubscriptions)*capacity.SubscriptionCost + int64(2*c.MaxHandshakes)*each
 			all := own + c.Backlog + int64(sum.Max)*sum.BytesPerConnection
+			descriptors := sum.Max + capacity.DefaultReservedDescriptors/2 + 2*c.MaxHandshakes
+			if c.TLS != nil {
+				all += int64(c.TLS.Handshakes) * capacity.TLSHandshake
+				descriptors += 3 * c.TLS.Handshakes // two each, and one that waits
+			}
+			if descriptors > int(row.descriptors) {
+				t.Errorf("%d descriptors of %d: %+v", descriptors, row.descriptors, c)
+			}
 			if all > sum.Limit.Bytes || row.fits && own > sum.RuntimeOverhead {
 				t.Errorf("%d of its own, %d in all: %+v", own, all, c)
 			}
