@@ -32,6 +32,7 @@ USER 65532:65532
 # container and is deliberately not exposed.
 EXPOSE 8080
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=10s --timeout=3s --start-period=5s --retries=3 CMD ["/odin", "health"]
+# The admin port answers without TLS whatever the public one speaks.
+HEALTHCHECK --interval=10s --timeout=3s --start-period=5s --retries=3 CMD ["/odin", "health", "--url", "http://127.0.0.1:8081"]
 ENTRYPOINT ["/odin"]
 CMD ["serve"]

@@ -22,9 +22,11 @@ func newHealth() *cobra.Command {
 		Short: "Ask a gateway whether it is well",
 		Long: `Health asks /healthz (do its loops turn?), or with --ready /readyz (does it take
 clients?), prints the answer and makes it the exit code: 0 well, 1 not. It is
-meant for container health checks.`,
+meant for container health checks. The admin port answers too, and never speaks TLS.`,
 		Example: `  odin health
-  odin health --ready --url http://127.0.0.1:9000`,
+  odin health --ready --url http://127.0.0.1:9000
+  odin health --url https://gateway.example --tls-ca ca.pem
+  odin health --url http://127.0.0.1:8081`,
 		Args: nArgs(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			base, err := siteURL(at, "http")
@@ -73,7 +75,7 @@ meant for container health checks.`,
 		},
 	}
 	fs := cmd.Flags()
-	fs.StringVar(&at, "url", "http://127.0.0.1:8080", "the gateway's public port")
+	fs.StringVar(&at, "url", "http://127.0.0.1:8080", "the gateway's public port, or its admin port")
 	trust.add(fs)
 	fs.BoolVar(&ready, "ready", false, "ask /readyz")
 	fs.Var(&timeout, "timeout", "how long to wait for an answer")

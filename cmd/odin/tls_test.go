@@ -63,6 +63,9 @@ func TestServeTLS(t *testing.T) {
 	if h := odin(t, nil, "", "health", "--url", "http://"+r.addr); h.code != exitFailure || !strings.Contains(h.err, "tls_required") {
 		t.Errorf("health without TLS: %+v", h)
 	}
+	if h := odin(t, nil, "", "health", "--ready", "--url", "http://"+r.admin); h.code != 0 { // as in a container
+		t.Errorf("health of the admin port: %+v", h)
+	}
 	tail := make(chan result, 1)
 	go func() {
 		tail <- odin(t, nil, "", "tail", "--url", "wss://"+r.addr+"/ws", "--tls-ca", cert, "--check", "--quiet", "--count", "100", "trade.*")
