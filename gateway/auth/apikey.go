@@ -52,19 +52,21 @@ type APIKey struct {
 // APIKeys are the keys of those who publish and look after a node. Make them with
 // NewAPIKeys, and Close them. Any goroutine may use them.
 type APIKeys struct {
-	list    atomic.Pointer[[]*APIKey]
+	list    atomic.Pointer[[]*APIKey] // nil before the first are read
+	log     *slog.Logger
 	cancel  context.CancelFunc
 	running sync.WaitGroup
 }
 
 // NewAPIKeys reads the keys of a file, which is read again when it changes, or
-// without one of lines as a file has them. There must be at least one.
+// without one of lines as a file has them. There must be at least one; a file from
+// which the last one is taken later leaves none, and nobody passes.
 func NewAPIKeys(file string, lines []byte, log *slog.Logger) (*APIKeys, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	k := &APIKeys{cancel: cancel}
+	k := &APIKeys{log: log, cancel: cancel}
 	if file == "" {
 		if err := k.take(lines); err != nil {
 			cancel()
@@ -110,8 +112,10 @@ func (k *APIKeys) take(text []byte) error {
 		list = append(list, key)
 	}
 	switch {
-	case len(list) == 0:
+	case len(list) == 0 && k.list.Load() == nil:
 		return errors.New("there is no key in it: odin key new makes one")
+	case len(list) == 0: // whoever took the last one out wants it to end
+		k.log.Error("The last API key was taken out: nobody may use the admin port until there is one; odin key new makes one")
 	case len(list) > maxAPIKeys:
 		return fmt.Errorf("it has %d keys; at most %d are taken", len(list), maxAPIKeys)
 	}
@@ -159,7 +163,7 @@ func (k *APIKeys) Find(secret string) *APIKey {
 	return found
 }
 
-// Len is how many keys there are, at least 1.
+// Len is how many keys there are. None lets nobody pass, not everybody.
 func (k *APIKeys) Len() int { return len(*k.list.Load()) }
 
 // NewAPIKey makes a key: the secret, which is nowhere else, and the line that

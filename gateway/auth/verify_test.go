@@ -348,6 +348,15 @@ func TestAPIKeys(t *testing.T) {
 		t.Errorf("a key is in the log: %s", log)
 	}
 
+	// Nor is the last one, and nobody passes then; the next one does.
+	write(t, file, "# none\n")
+	eventually(t, "the last key to end", func() bool { return keys.Find(ops) == nil && keys.Find(feed) == nil && keys.Len() == 0 })
+	if !strings.Contains(log.String(), "The last API key was taken out") {
+		t.Errorf("not said: %s", log)
+	}
+	write(t, file, line)
+	eventually(t, "the next key", func() bool { return keys.Find(feed) != nil && keys.Find(ops) == nil })
+
 	for name, text := range map[string]string{
 		"empty": "# none\n", "a secret": feed, "three fields": "a publish sha256:00", "role": "a reader * " + strings.Fields(line)[3],
 		"pattern": "a publish tr>de " + strings.Fields(line)[3], "short hash": "a publish * sha256:00", "no hex": "a publish * sha256:" + strings.Repeat("z", 64),
