@@ -49,6 +49,9 @@ func newKey(alg string, key any) (Key, error) {
 	switch k := key.(type) {
 	case []byte:
 		usual, ok = "HS256", fits("HS")
+		if isPublic(k) {
+			return Key{}, errors.New("that is a public key or a certificate, which no secret can be: give it as PEM (-----BEGIN …), such as openssl pkey -pubin -inform DER or ssh-keygen -e -m PKCS8 write it")
+		}
 		if least := minSecret[cmp.Or(alg, usual)]; ok && len(k) < least {
 			return Key{}, fmt.Errorf("the secret has %d bytes, and %s wants at least %d: try openssl rand -base64 %d", len(k), cmp.Or(alg, usual), least, least)
 		}
@@ -94,6 +97,7 @@ func CutAlgorithm(text string) (alg, rest string) {
 // secret for HMAC, which is everything but white space around it. All are for
 // alg, or for the usual algorithm of their kind if alg is "".
 func ParseKeys(alg string, text []byte) ([]Key, error) {
+	whole := text
 	text = bytes.TrimSpace(text)
 	switch {
 	case len(text) == 0:
@@ -101,6 +105,9 @@ func ParseKeys(alg string, text []byte) ([]Key, error) {
 	case text[0] == '{':
 		return nil, errors.New("that is a set of keys in JSON: give it as --jwks")
 	case !bytes.Contains(text, []byte("-----BEGIN")):
+		if isPublic(whole) { // in DER the last byte may look like white space
+			text = whole
+		}
 		k, err := newKey(alg, bytes.Clone(text))
 		if err != nil {
 			return nil, err
