@@ -48,7 +48,8 @@ type Config struct {
 	// MaxConnections and Backlog stand.
 	Recompute func(capacity.Limit) (connections int, backlog int64, err error)
 	// MaxHandshakes bounds connections that are not upgraded yet; at the bound
-	// the oldest unfinished one is answered 408.
+	// the oldest unfinished one is answered 408. As many more may wait for the verdict
+	// on a token; the next one is answered 503.
 	MaxHandshakes int
 	// HandshakeTimeout is how long a head may take (408 after it).
 	HandshakeTimeout time.Duration

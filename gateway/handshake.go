@@ -185,9 +185,8 @@ func (s *shard) admit(r connRef, c *slot, req *wire.Request, head, rest []byte) 
 // together, then what came behind the head is parsed.
 func (s *shard) open(r connRef, c *slot, answer, rest []byte, echo bool) {
 	s.g.count.Admitted.Add(1)
+	s.leaveHeads(c)
 	c.state = stateOpen
-	s.heads--
-	s.headsNow.Store(int64(s.heads))
 	if echo {
 		c.flags |= flagEcho
 	} else {
@@ -277,8 +276,21 @@ func (s *shard) refuseChecked(r connRef, c *slot, req *wire.Request, ref *wire.R
 	s.goodbye(r, c, s.wbuf, code)
 }
 
-// dropOldestHead answers 408 to the oldest unfinished handshake; it reports
-// false when there is none.
+// leaveHeads counts a connection out of the unfinished handshakes, if it is one.
+func (s *shard) leaveHeads(c *slot) {
+	if c.state != stateHead {
+		return
+	}
+	s.heads--
+	s.headsNow.Store(int64(s.heads))
+	if c.flags&flagBusy != 0 {
+		s.verifying--
+	}
+}
+
+// dropOldestHead answers 408 to the oldest unfinished handshake that is not being
+// verified; it reports false when there is none. Those that are it forgets: the
+// verdict ends them soon.
 func (s *shard) dropOldestHead() bool {
 	for {
 		r, ok := s.handshakes.peek()
@@ -292,7 +304,11 @@ func (s *shard) dropOldestHead() bool {
 		}
 		// In a storm its head may be waiting in the socket, unread.
 		s.readHead(r, c)
-		if c = s.slots.get(r); c != nil && c.state == stateHead {
+		switch c = s.slots.get(r); {
+		case c == nil || c.state != stateHead:
+		case c.flags&flagBusy != 0:
+			continue
+		default:
 			s.refuse(r, c, refuseDisplaced)
 		}
 		return true

@@ -96,12 +96,22 @@ func (s *shard) headAgain(r connRef, c *slot) {
 	s.headDone(r, c, head, c.ext.in[len(head):])
 }
 
+// awaited reports whether somebody still waits for the verdict on a token: who was
+// told goodbye does not.
+func (s *shard) awaited(ch check) bool {
+	c := s.slots.get(ch.connRef)
+	return c != nil && (c.state == stateHead || c.state == stateOpen)
+}
+
 // verify has a token verified. It reports false when too many are already
-// waiting.
+// waiting: of handshakes half of all, so that the op auth has its places.
 func (s *shard) verify(r connRef, c *slot, ch check) bool {
 	q := &s.checks
+	if c.state == stateHead && s.verifying >= s.g.maxHeads {
+		return false
+	}
 	if most := 2 * s.g.maxHeads; len(q.queue)+len(q.later) >= most {
-		gone := func(ch check) bool { return s.slots.get(ch.connRef) == nil }
+		gone := func(ch check) bool { return !s.awaited(ch) }
 		q.queue, q.later = slices.DeleteFunc(q.queue, gone), slices.DeleteFunc(q.later, gone)
 		if len(q.queue)+len(q.later) >= most {
 			return false
@@ -109,6 +119,9 @@ func (s *shard) verify(r connRef, c *slot, ch check) bool {
 	}
 	ch.connRef, ch.begun = r, s.now
 	c.flags |= flagBusy
+	if c.state == stateHead {
+		s.verifying++
+	}
 	q.queue = append(q.queue, ch)
 	s.verifyNext()
 	return true
@@ -124,7 +137,7 @@ func (s *shard) verifyNext() {
 	var batch []check
 	n := 0
 	for ; n < len(q.queue) && len(batch) < checkBatch; n++ {
-		if s.slots.get(q.queue[n].connRef) != nil {
+		if s.awaited(q.queue[n]) {
 			batch = append(batch, q.queue[n])
 		}
 	}
@@ -163,6 +176,9 @@ func (s *shard) verified(batch []check) {
 		c := s.slots.get(ch.connRef)
 		if c == nil {
 			continue
+		}
+		if c.state == stateHead {
+			s.verifying--
 		}
 		c.flags &^= flagBusy
 		switch {

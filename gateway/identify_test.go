@@ -132,6 +132,81 @@ func TestTokenStorm(t *testing.T) {
 	}
 }
 
+// fillPool occupies every worker until the function it returns is called.
+func (g *testGateway) fillPool() (free func()) {
+	hold := make(chan struct{})
+	for g.submit(func() { <-hold }) == nil {
+	}
+	return sync.OnceFunc(func() { close(hold) })
+}
+
+// In a storm a handshake whose token is being verified is not the one that is
+// dropped: it has done its part. As many as handshakes may be unfinished are
+// verified, the rest is told to come again, and none has its token looked at in
+// vain; and who is not done with its head keeps its place beside them.
+func TestStormBeyondTheHandshakes(t *testing.T) {
+	const most, all = 16, 200
+	tokens := tokensFor(t, nil)
+	g := newTestGateway(t, func(c *Config) { c.Tokens, c.MaxHandshakes, c.Shards = tokens, most, 1 })
+	free := g.fillPool()
+	defer free()
+	head := g.head("+Authorization: Bearer " + mint(t, tokenSecret, claims()))
+	results := make(chan int, all)
+	for range all {
+		go func() {
+			r, err := dialRaw(g.Addr())
+			if err != nil {
+				results <- 0
+				return
+			}
+			defer r.conn.Close()
+			r.send(head, 0)
+			resp, err := http.ReadResponse(r.in, &http.Request{Method: "GET"})
+			if err != nil {
+				results <- 0
+				return
+			}
+			results <- resp.StatusCode
+		}()
+	}
+	for range all - most { // refused with 503, or 408 or a reset where it was not read in time
+		if status := <-results; status == 101 {
+			t.Fatal("let in before the verdict")
+		}
+	}
+	g.onShard(0, func(s *shard) {
+		if s.verifying != most || s.heads != most {
+			t.Errorf("%d being verified of %d handshakes", s.verifying, s.heads)
+		}
+	})
+	slow := g.raw(t)
+	slow.send(head[:40], 0)
+	for range most {
+		next := g.raw(t)
+		next.send(head, 0)
+		next.wantStatus(http.StatusServiceUnavailable)
+		next.conn.Close()
+	}
+	free()
+	for range most {
+		if status := <-results; status != 101 {
+			t.Errorf("%d for one whose token was verified", status)
+		}
+	}
+	slow.send(head[40:], 0)
+	slow.wantStatus(http.StatusSwitchingProtocols)
+	slow.conn.Close()
+	g.wantNothingHeld(t, 0, 0)
+	if n := g.count.Admitted.Load(); n != most+1 {
+		t.Errorf("%d admitted", n)
+	}
+	g.onShard(0, func(s *shard) {
+		if s.verifying != 0 || s.heads != 0 {
+			t.Errorf("%d, %d left", s.verifying, s.heads)
+		}
+	})
+}
+
 // Those who leave, or send on, while their tokens are looked at leave nothing.
 func TestGoneWhileVerified(t *testing.T) {
 	g := newKeyedGateway(t, nil)

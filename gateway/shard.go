@@ -69,6 +69,7 @@ type shard struct {
 	refusedNow int                     // how many of them there are
 	handshakes fifo                    // accepted and not upgraded, oldest first; may name the gone
 	heads      int                     // connections in stateHead
+	verifying  int                     // of those, the ones whose tokens are being verified
 	sweepAt    uint32                  // the slot the sweep goes on from
 
 	// Owned by the loop: a flush under way.
@@ -344,7 +345,8 @@ func (s *shard) accept(fd int) {
 	}
 	s.trimHandshakes()
 	s.handshakes.push(r)
-	for s.heads > s.g.maxHeads && s.dropOldestHead() {
+	// Those being verified have done their part, and are bounded by themselves.
+	for s.heads-s.verifying > s.g.maxHeads && s.dropOldestHead() {
 	}
 }
 
@@ -380,10 +382,7 @@ func (s *shard) forget(r connRef, c *slot) {
 		s.release(c.ext)
 		c.ext = nil
 	}
-	if c.state == stateHead {
-		s.heads--
-		s.headsNow.Store(int64(s.heads))
-	}
+	s.leaveHeads(c)
 	if c.flags&flagAdmitted != 0 {
 		s.g.leaveGate()
 	} else if c.state == stateClosing {

@@ -43,8 +43,7 @@ func (s *shard) wait(r connRef, c *slot, head, rest []byte) bool {
 	if !s.keepHead(c, head, rest) {
 		return false
 	}
-	s.heads--
-	s.headsNow.Store(int64(s.heads))
+	s.leaveHeads(c)
 	c.state = stateWaiting
 	if s.g.room.Enter((*waiting)(s), r.token(), time.Now()) {
 		s.g.count.Waited.Add(1)

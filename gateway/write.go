@@ -206,10 +206,7 @@ func (s *shard) goodbye(r connRef, c *slot, last []byte, code uint16) {
 		e.out = out
 		s.block(r, c)
 	}
-	if c.state == stateHead {
-		s.heads--
-		s.headsNow.Store(int64(s.heads))
-	}
+	s.leaveHeads(c)
 	if c.flags&flagAdmitted == 0 {
 		s.makeRoomRefused()
 		s.refused.push(r)

@@ -288,7 +288,10 @@ func (l *loaded) budgets(sum capacity.Result, c *gateway.Config) (capacity.Share
 	// no place. They need descriptors too.
 	groups := 2
 	if c.AdmissionWait > 0 {
-		groups = 3 // as many may wait for a place
+		groups++ // as many may wait for a place
+	}
+	if c.Tokens != nil {
+		groups++ // or for the verdict on a token
 	}
 	c.MaxHandshakes = max(1, min(c.MaxHandshakes, shares.Unadmitted(sum.TLS)/groups))
 	if sum.Descriptors > 0 {
