@@ -35,13 +35,14 @@ func (g *Gateway) startAdmin() {
 		writeError(w, http.StatusNotFound, "not_found", "there is nothing here; docs/protocol.md lists the paths", 0)
 	})
 	g.admin = &http.Server{
-		Handler:           g.guardAdmin(g.guardKeys(mux)),
+		Handler:           boundBodies(g.guardAdmin(g.guardKeys(mux)), bodyTimeout),
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    16 << 10,
 		ErrorLog:          quietLog,
 	}
-	go g.admin.Serve(patientListener{g.adminLn})
+	bounded := newBoundListener(patientListener{g.adminLn}, maxAdminConns, func() { g.count.AdminRefused.Add(1) })
+	go g.admin.Serve(bounded)
 }
 
 func (g *Gateway) stopAdmin() {

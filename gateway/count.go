@@ -74,6 +74,7 @@ type counters struct {
 	Sessions      atomic.Int64                // connections that have shown a token, now
 	AuthFailed    [auth.Reasons]atomic.Uint64 // tokens and API keys not accepted, by reason
 	KeysForbidden atomic.Uint64               // requests of an API key of another role
+	AdminRefused  atomic.Uint64               // connections to the admin port beyond its bound
 	AuthEnded     [auth.Reasons]atomic.Uint64 // connections whose token went bad, by reason
 
 	refusals [600]atomic.Uint64  // handshakes refused, by HTTP status

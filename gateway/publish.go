@@ -11,6 +11,7 @@ import (
 	"mime"
 	"net"
 	"net/http"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -189,6 +190,10 @@ func (g *Gateway) refuseBody(w http.ResponseWriter, err error) {
 	var tooBig *http.MaxBytesError
 	if errors.As(err, &tooBig) || errors.Is(err, bufio.ErrTooLong) || errors.Is(err, errTooMany) {
 		writeError(w, http.StatusRequestEntityTooLarge, "too_large", err.Error(), 0)
+		return
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		writeError(w, http.StatusRequestTimeout, "timeout", "the request's body did not arrive in time; nothing of it was published", 0)
 		return
 	}
 	writeError(w, http.StatusBadRequest, "bad_request", err.Error(), 0)

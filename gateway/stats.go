@@ -100,6 +100,7 @@ type Stats struct {
 	Tokens     *TokenStats       `json:"tokens,omitempty"` // where a token key is configured
 	AuthFailed map[string]uint64 `json:"authFailed"`       // tokens and API keys not accepted, by reason
 	Forbidden  uint64            `json:"apiKeysForbidden"` // requests whose API key is for something else
+	AdminBusy  uint64            `json:"adminRefused"`     // connections to the admin port beyond its bound
 	AuthEnded  map[string]uint64 `json:"authEnded"`        // connections whose token went bad, by reason
 	TLS        *TLSStats         `json:"tls,omitempty"`
 
@@ -258,7 +259,7 @@ func (g *Gateway) Stats() Stats {
 			Revoked: ts.Revoked, FetchFails: ts.FetchFails, KeysAgeMs: ts.OldestMs,
 		}
 	}
-	st.Forbidden = c.KeysForbidden.Load()
+	st.Forbidden, st.AdminBusy = c.KeysForbidden.Load(), c.AdminRefused.Load()
 	st.AuthFailed, st.AuthEnded = byReason(&c.AuthFailed), byReason(&c.AuthEnded)
 	st.TLS = g.tlsStats()
 	st.Pressure = capacity.State(g.pressure.Load()).String()
