@@ -161,6 +161,14 @@ func (s *shard) verifyNext() {
 	q.queue = slices.Delete(q.queue, 0, n)
 }
 
+// refuseKept refuses a handshake whose head was kept for its token.
+func (s *shard) refuseKept(r connRef, c *slot, why auth.Reason) {
+	// It was checked before it waited, so it can be parsed again.
+	if req, ref := wire.ParseHead(keptHead(c)); ref == nil {
+		s.refuseChecked(r, c, &req, s.refusedToken(r, c, why))
+	}
+}
+
 // verified goes on with the connections of a batch.
 func (s *shard) verified(batch []check) {
 	s.checks.under = false
@@ -189,10 +197,7 @@ func (s *shard) verified(batch []check) {
 			}
 		case c.state != stateHead: // told goodbye meanwhile
 		case ch.reason != auth.OK:
-			// It was checked before it waited, so it can be parsed again.
-			if req, ref := wire.ParseHead(keptHead(c)); ref == nil {
-				s.refuseChecked(ch.connRef, c, &req, s.refusedToken(ch.connRef, c, ch.reason))
-			}
+			s.refuseKept(ch.connRef, c, ch.reason)
 		default:
 			s.setSession(ch.connRef, ch.session)
 			s.headAgain(ch.connRef, c)

@@ -259,6 +259,40 @@ func TestFullWithTokens(t *testing.T) {
 	}
 }
 
+// Who waits for a place is let in by what its token is when the place comes.
+func TestTokenEndsInTheWaitingRoom(t *testing.T) {
+	file := writeFile(t, filepath.Join(t.TempDir(), "revoked"), "")
+	tokens := tokensFor(t, func(c *auth.Config) { c.Revoked = file })
+	for name, token := range map[string]func() string{
+		"expired": func() string { return mint(t, tokenSecret, claims("exp", time.Now().Unix()+2)) },
+		"revoked": func() string { return mint(t, tokenSecret, claims("jti", "bad")) },
+		"":        func() string { return mint(t, tokenSecret, claims("jti", "good")) },
+	} {
+		g := newTestGateway(t, func(c *Config) { c.Tokens, c.MaxConnections, c.AdmissionWait = tokens, 1, 20*time.Second })
+		first := g.dialAs(mint(t, tokenSecret, claims()))
+		r := g.raw(t)
+		r.send(g.head("+Authorization: Bearer "+token()), 0)
+		g.eventually("it to wait", func() bool { return g.room.Counts().Waiting == 1 })
+		switch name {
+		case "expired":
+			time.Sleep(2100 * time.Millisecond)
+		case "revoked":
+			writeFile(t, file, "jti bad\n")
+			g.eventually("the file to be read", func() bool { return tokens.Stats().Revoked == 1 })
+		}
+		first.CloseNow()
+		if name == "" {
+			r.wantStatus(http.StatusSwitchingProtocols)
+			continue
+		}
+		r.wantStatus(http.StatusUnauthorized)
+		if n := g.Stats().AuthFailed[name]; n != 1 {
+			t.Errorf("%s: %d counted", name, n)
+		}
+		g.wantNothingHeld(t, 0, 0)
+	}
+}
+
 // With --reject ws a page can see that it is its token that is not good.
 func TestTokenRejectedInside(t *testing.T) {
 	tokens := tokensFor(t, nil)

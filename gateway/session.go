@@ -139,6 +139,17 @@ func (s *shard) narrow(r connRef, c *slot) {
 	}
 }
 
+// endOf is why a session is over, OK while it is not.
+func (s *shard) endOf(session *auth.Session) auth.Reason {
+	switch {
+	case time.Now().UnixMilli() >= session.Until:
+		return auth.Expired
+	case s.g.cfg.Tokens.Revoked(session):
+		return auth.Revoked
+	}
+	return auth.OK
+}
+
 // outlived ends a connection whose token has expired or was revoked; it reports
 // whether it did.
 func (s *shard) outlived(r connRef, c *slot) bool {
@@ -146,13 +157,8 @@ func (s *shard) outlived(r connRef, c *slot) bool {
 	if !known {
 		return false
 	}
-	why := auth.OK
-	switch {
-	case time.Now().UnixMilli() >= session.Until:
-		why = auth.Expired
-	case s.g.cfg.Tokens.Revoked(&session):
-		why = auth.Revoked
-	default:
+	why := s.endOf(&session)
+	if why == auth.OK {
 		return false
 	}
 	s.g.count.AuthEnded[why].Add(1)

@@ -3,6 +3,7 @@ package gateway
 import (
 	"time"
 
+	"github.com/odin-ws/odin/gateway/auth"
 	"github.com/odin-ws/odin/gateway/wire"
 	"github.com/odin-ws/odin/netpoll"
 )
@@ -69,6 +70,12 @@ func (s *shard) admitWaiting(r connRef) {
 	if s.g.refusing() {
 		s.refuse(r, c, refuseFull) // what was freed is what the process is short of
 		return
+	}
+	if session, known := s.sessions[r.index]; known {
+		if why := s.endOf(&session); why != auth.OK { // while it waited
+			s.refuseKept(r, c, why)
+			return
+		}
 	}
 	s.headAgain(r, c)
 }
