@@ -152,7 +152,7 @@ func (a *access) say(l *loaded, log *slog.Logger) {
 		}
 		for _, name := range l.JWKS.items {
 			if at, err := auth.ParseKeySet(name); err == nil && auth.Exposed(at) {
-				log.Warn("A set of token keys is fetched in the clear: who can change it on its way can make tokens; use https", "url", at.Redacted())
+				log.Warn("A set of token keys is fetched in the clear: who can change it on its way can make tokens; use https", "url", auth.Shown(at))
 			}
 		}
 	}

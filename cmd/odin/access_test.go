@@ -227,3 +227,38 @@ func TestConfigPrintHidesSecrets(t *testing.T) {
 		}
 	}
 }
+
+// Who a URL is for is not shown, in whatever form it is given; and what is no
+// secret is.
+func TestRedactURL(t *testing.T) {
+	for text, want := range map[string]string{
+		"nats://a:4222":                        "nats://a:4222",
+		"nats://s3cret@a:4222":                 "nats://xxxxx@a:4222",
+		"nats://ann:s3cret@a:4222, nats://b:1": "nats://xxxxx@a:4222, nats://b:1",
+		"https://s3cret@id.example/jwks":       "https://xxxxx@id.example/jwks",
+		"nats://ann:s3,cret@a:4222":            "xxxxx@a:4222",
+		"nats://ann:s3cret%zz@a:4222":          "xxxxx@a:4222",
+		"nats://ann:s3/cret@a:4222":            "xxxxx@a:4222",
+		"s3cret@a:4222":                        "xxxxx@a:4222",
+		"s3cret@a":                             "xxxxx@a",
+		"ann:s3cret@a":                         "xxxxx@a",
+		":8080":                                ":8080",
+		"/etc/odin@1/keys,ES256:/etc/x@2":      "/etc/odin@1/keys,ES256:/etc/x@2",
+		"trade.*=5s,*=1m":                      "trade.*=5s,*=1m",
+		"10.0.0.0/8,::1/128":                   "10.0.0.0/8,::1/128",
+	} {
+		if got := redactURL(text); got != want {
+			t.Errorf("%q is shown as %q, want %q", text, got, want)
+		}
+	}
+	for _, bad := range []string{"s3cret@a:4222", "nats://ann:s3,cret@a:4222", "nats://ann:s3cret%zz@a:4222", "to/s3cret@a"} {
+		if _, err := load(t, nil, []string{"ODIN_NATS_URL=" + bad}); err == nil || strings.Contains(err.Error(), "s3") || strings.Contains(err.Error(), "cret") {
+			t.Errorf("%q: %v", bad, err)
+		}
+	}
+	for _, bad := range []string{"nats://ann:s3,cret@127.0.0.1:1", "nats://ann:s3cret%zz@127.0.0.1:1", "nats://s3cret@127.0.0.1:1"} {
+		if r := odin(t, nil, "", "publish", "--nats-url", bad, "a", "1"); r.code == 0 || strings.Contains(r.err, "s3") || strings.Contains(r.err, "cret") {
+			t.Errorf("%q: %+v", bad, r)
+		}
+	}
+}

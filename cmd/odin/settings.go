@@ -325,7 +325,7 @@ func (l *loaded) validate() error {
 	if l.NATSURL != "" {
 		for _, one := range strings.Split(string(l.NATSURL), ",") {
 			if u, err := url.Parse(strings.TrimSpace(one)); err != nil || u.Host == "" {
-				bad("nats-url", "want nats://HOST:PORT, not %q", redactURL(one))
+				bad("nats-url", "want nats://HOST:PORT, not %q", cutUser(string(l.NATSURL)))
 			}
 		}
 		if l.NATSListen != "" {
@@ -360,13 +360,37 @@ func (l *loaded) validate() error {
 	return nil
 }
 
-// redactURL hides the password of a URL that is about to be shown.
+// hidden stands for a secret in what is shown.
+const hidden = "xxxxx"
+
+// redactURL hides who a URL, or a list of them, that is about to be shown is for: a
+// name alone may be a token. What can't be read as URLs is cut up to its last @, but
+// for paths.
 func redactURL(text string) string {
 	parts := strings.Split(text, ",")
 	for i, p := range parts {
-		if u, err := url.Parse(strings.TrimSpace(p)); err == nil && u.User != nil {
-			parts[i] = u.Redacted()
+		u, err := url.Parse(strings.TrimSpace(p))
+		switch {
+		case err != nil || u.User == nil && !isPath(p) && strings.Contains(p, "@"):
+			return cutUser(text)
+		case u.User != nil:
+			u.User = url.User(hidden)
+			parts[i] = u.String()
 		}
 	}
 	return strings.Join(parts, ",")
+}
+
+// isPath reports whether an @ in text is in a file's name rather than behind a user's.
+func isPath(text string) bool {
+	before, _, _ := strings.Cut(text, "@")
+	return !strings.Contains(text, "://") && strings.Contains(before, "/")
+}
+
+// cutUser hides all up to the last @.
+func cutUser(text string) string {
+	if at := strings.LastIndexByte(text, '@'); at >= 0 {
+		return hidden + text[at:]
+	}
+	return text
 }

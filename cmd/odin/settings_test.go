@@ -186,7 +186,7 @@ func TestConfigPrint(t *testing.T) {
 	}
 	for _, want := range []string{
 		`addr: ":8080"                            # default`,
-		`nats_url: "nats://u:xxxxx@h:4222"        # ` + file + ":1",
+		`nats_url: "nats://xxxxx@h:4222"          # ` + file + ":1",
 		`max_age: 1h                              # ` + file + ":2",
 		`max_connections: 7                       # flag --max-connections`,
 		`allow_origin: ["https://a.example", "https://b.example"] # env ODIN_ALLOW_ORIGIN`,

@@ -367,6 +367,10 @@ func brokerCode(err error) string {
 func newNATSTarget(natsURL string) (target, error) {
 	p, err := jetstream.NewPublisher(natsURL)
 	if err != nil {
+		var unread *url.Error // quotes, as what it wraps does
+		if errors.As(err, &unread) {
+			err = errors.New("that is no URL; want nats://HOST:PORT")
+		}
 		return nil, hinted{
 			fmt.Errorf("%s: %w", redactURL(natsURL), err),
 			"--nats-url wants a NATS server with JetStream whose stream a gateway made ('odin serve --nats-url …' or '--nats-listen …').",

@@ -85,7 +85,7 @@ func (f *fetched) run(ctx context.Context) {
 			f.good.Store(time.Now().UnixMilli())
 		} else if ctx.Err() == nil {
 			f.failures.Add(1)
-			f.log.Error("A set of token keys could not be fetched; the last one stays in force", "url", f.at.Redacted(), "err", err, "retry_in", retry)
+			f.log.Error("A set of token keys could not be fetched; the last one stays in force", "url", Shown(f.at), "err", err, "retry_in", retry)
 			wait = min(retry, f.every)
 			retry = min(2*retry, retryMost)
 		}

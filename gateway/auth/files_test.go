@@ -160,11 +160,14 @@ func TestSlowIssuer(t *testing.T) {
 // An issuer that is not there yet is no reason not to start, nor to call tokens bad.
 func TestIssuerComesLater(t *testing.T) {
 	is, log := newIssuer(t, "<html>"), new(logged)
-	tokens := newTokens(t, Config{KeySets: []string{is.URL + "/?key=hunter2"}, Log: log.logger()})
+	tokens := newTokens(t, Config{KeySets: []string{strings.Replace(is.URL, "//", "//t0ken@", 1) + "/jwks?key=hunter2"}, Log: log.logger()})
 	token := mint(t, "EdDSA", edKey(), good(), "kid", "a")
 	eventually(t, "the first failure", func() bool { return tokens.Stats().FetchFails > 0 })
 	if _, why := tokens.Verify(token); why != Unavailable {
 		t.Errorf("before any key was fetched: %v", why)
+	}
+	if text := log.String(); !strings.Contains(text, "/jwks") || strings.Contains(text, "hunter2") || strings.Contains(text, "t0ken") {
+		t.Errorf("the log: %s", text)
 	}
 	if n := tokens.Stats().OldestMs; n != -1 {
 		t.Errorf("fetched %d ms ago", n)

@@ -173,6 +173,12 @@ func Exposed(at *url.URL) bool {
 	return !(err == nil && ip.IsLoopback() || at.Hostname() == "localhost")
 }
 
+// Shown is a set's URL without what may be secret: who asks for it, and its query.
+func Shown(at *url.URL) string {
+	plain := url.URL{Scheme: at.Scheme, Host: at.Host, Path: at.Path}
+	return plain.String()
+}
+
 // watch looks at files until ctx ends.
 func watch(ctx context.Context, files []*watched) {
 	tick := time.NewTicker(lookEvery)

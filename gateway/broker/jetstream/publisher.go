@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 
 	"github.com/nats-io/nats.go"
 
@@ -18,11 +19,11 @@ type Publisher struct {
 	cancel context.CancelFunc
 }
 
-// NewPublisher connects to url (as Config.URL) and makes sure that a stream
+// NewPublisher connects to servers (as Config.URL) and makes sure that a stream
 // takes what it will publish. It takes a few seconds at most. Afterwards the
 // connection comes back by itself when it breaks.
-func NewPublisher(url string) (*Publisher, error) {
-	cfg, err := Config{URL: url}.withDefaults()
+func NewPublisher(servers string) (*Publisher, error) {
+	cfg, err := Config{URL: servers}.withDefaults()
 	if err != nil {
 		return nil, err
 	}
@@ -44,14 +45,25 @@ func NewPublisher(url string) (*Publisher, error) {
 		err = p.openAcks(nc)
 	}
 	if isCode(err, codeStreamMissing) {
-		err = fmt.Errorf("no stream %s at %s: start a gateway (odin serve --nats-url %s), which makes it", streamName, nc.ConnectedUrlRedacted(), nc.ConnectedUrlRedacted())
+		err = fmt.Errorf("no stream %s at %s: start a gateway (odin serve --nats-url %s), which makes it", streamName, connectedTo(nc), connectedTo(nc))
 	} else if errors.Is(err, nats.ErrNoResponders) {
-		err = fmt.Errorf("JetStream isn't enabled at %s", nc.ConnectedUrlRedacted())
+		err = fmt.Errorf("JetStream isn't enabled at %s", connectedTo(nc))
 	}
 	if err != nil {
 		return nil, errors.Join(err, p.Close())
 	}
 	return p, nil
+}
+
+// connectedTo is the server of a connection, without who connects: a name alone may
+// be a token.
+func connectedTo(nc *nats.Conn) string {
+	at, err := url.Parse(nc.ConnectedUrl())
+	if err != nil {
+		return "the server"
+	}
+	at.User = nil
+	return at.String()
 }
 
 // forgetLife makes the next acks be checked: the stream may have been made

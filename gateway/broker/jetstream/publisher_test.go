@@ -13,7 +13,8 @@ import (
 
 func TestPublisher(t *testing.T) {
 	out := startOutside(t)
-	if _, err := NewPublisher(out.url); err == nil || !strings.Contains(err.Error(), "no stream ODIN") {
+	named := strings.Replace(out.url, "//", "//ann:s3cret@", 1)
+	if _, err := NewPublisher(named); err == nil || !strings.Contains(err.Error(), "no stream ODIN") || strings.Contains(err.Error(), "ann") {
 		t.Errorf("without a stream: %v", err)
 	}
 	r := start(t, func(c *Config) { c.URL, c.DataDir = out.url, "" })
