@@ -124,7 +124,8 @@ type CompressionStats struct {
 	Messages       uint64 `json:"messages"`       // of the logs compressed, each once for all who are given it
 	BytesBefore    uint64 `json:"bytesBefore"`    // of these
 	BytesAfter     uint64 `json:"bytesAfter"`     // of these, compressed
-	Passed         uint64 `json:"passed"`         // log entries left as they are because compression was too far behind
+	Passed         uint64 `json:"passed"`         // log entries left as they are, or trimmed, because compression was too far behind
+	LagMs          int64  `json:"lagMs"`          // for how long what is next to be compressed has waited, now
 	Conflated      uint64 `json:"conflated"`      // messages compressed with the number of those passed over
 	Inflated       uint64 `json:"inflated"`       // messages of clients
 	InflateRefused uint64 `json:"inflateRefused"` // of those, malformed or too big
@@ -236,7 +237,7 @@ func (g *Gateway) Stats() Stats {
 		Compression: CompressionStats{
 			Connections: c.Compressing.Load(),
 			Messages:    h.Deflated.Load(), BytesBefore: h.DeflatedFrom.Load(), BytesAfter: h.DeflatedTo.Load(),
-			Passed: h.DeflatePassed.Load(), Conflated: c.Repacked.Load(),
+			Passed: h.DeflatePassed.Load(), LagMs: g.hub.DeflateLag(), Conflated: c.Repacked.Load(),
 			Inflated: c.Inflated.Load(), InflateRefused: c.InflateRefused.Load(),
 		},
 

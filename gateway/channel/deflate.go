@@ -2,6 +2,7 @@ package channel
 
 import (
 	"sync"
+	"sync/atomic"
 
 	"github.com/odin-ws/odin/gateway/wire"
 )
@@ -10,7 +11,7 @@ import (
 // the same log: a chunk has its entries a second time, so a position, a sequence, a
 // trimmed chunk and a pin are what they are for everyone. While such members are
 // there, one goroutine compresses what is appended, each entry once, behind the
-// writer's back: nobody who is given the log as it is waits for it. What was appended
+// writer's back: nobody who is given the log as it is waits for that. What was appended
 // before they came, or faster than can be compressed, they are given as it is; RFC
 // 7692 section 6 allows that of any message. (docs/adr/0013)
 
@@ -21,6 +22,13 @@ const (
 	// deflateLag is how many entries of a channel compression may be behind. It
 	// passes over more.
 	deflateLag = 1024
+	// deflateLate is for how long a channel may have waited to be compressed, ms; what
+	// has waited longer is passed over. A round over the channels takes no longer than
+	// that and a batch, because nobody in it is younger, and what is left over from
+	// one is looked at in the next: nothing is later than twice that.
+	deflateLate = 25
+	// maxDeflateFrames is how large the buffer of a batch may be between two, bytes.
+	maxDeflateFrames = 128 << 10
 	// deflatedCost is the fixed cost of a chunk's deflated, and deflatedEntry that of
 	// an entry in it, bytes.
 	deflatedCost  = 64
@@ -119,133 +127,188 @@ func (l *Log) beginDeflated() {
 	l.mu.Unlock()
 }
 
-// undeflated returns the entries that are next to be compressed, and how many were
-// passed over to get there.
-func (l *Log) undeflated() (s Span, passed uint64) {
+// undeflated returns the entries that are next to be compressed and how many are left
+// behind them, or how many were passed over to get there: all of them if late.
+func (l *Log) undeflated(late bool) (s Span, left, passed uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	at := l.deflated
-	if l.next-at > deflateLag {
+	switch {
+	case at == l.next:
+		return Span{}, 0, 0
+	case late || l.next-at > deflateLag || len(l.chunks) == 0:
 		l.deflated = l.next
-		return Span{}, l.next - at
-	}
-	if len(l.chunks) == 0 {
-		l.deflated = l.next
-		return Span{}, l.next - at
-	}
-	if first := l.chunks[0].first; at < first { // trimmed before it was compressed
-		at, l.deflated = first, first
-	}
-	if at == l.next {
-		return Span{}, 0
+		return Span{}, 0, l.next - at
+	case at < l.chunks[0].first: // trimmed before it was compressed
+		l.deflated = l.chunks[0].first
+		return Span{}, l.next - l.deflated, l.deflated - at
 	}
 	c := l.find(at)
-	return c.span(int(at-c.first), len(c.offs)), 0
+	s = c.span(int(at-c.first), len(c.offs))
+	return s, l.next - at, 0
 }
 
 // publishDeflated makes the entries from ordinal at on visible as frames, each
 // beginning at one of offs. It does nothing when compression has begun anew
-// meanwhile or the entries have been trimmed.
+// meanwhile or the entries have been trimmed. Deflater only: nobody else replaces
+// what a chunk has compressed, so it grows without the lock.
 func (l *Log) publishDeflated(at uint64, frames []byte, offs []uint32) {
 	l.mu.Lock()
-	defer l.mu.Unlock()
 	c := l.find(at)
+	var size int // of the entries that may still be compressed in this chunk
+	if c != nil {
+		size = cap(c.buf) - int(c.offs[at-c.first])
+	}
+	l.mu.Unlock()
+	var z *deflated
+	var buf []byte
+	var begins []uint32
+	if c != nil {
+		if z = c.z; z == nil || z.end() != int(at-c.first) {
+			// Compressed once before, up to somewhere in this chunk: that is given as it
+			// is from now on.
+			z = &deflated{from: int(at - c.first)}
+		}
+		buf, begins = z.buf, z.offs
+		if need := len(buf) + len(frames); need > cap(buf) {
+			// Never more than the entries themselves.
+			buf = append(make([]byte, 0, max(need, min(2*need, len(buf)+size))), buf...)
+		}
+		base := uint32(len(buf))
+		buf = append(buf, frames...)
+		for _, o := range offs {
+			begins = append(begins, base+o)
+		}
+	}
+
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	if l.deflated != at {
 		return
 	}
 	l.deflated += uint64(len(offs))
-	if c == nil {
+	if c == nil || l.find(at) != c {
 		return
 	}
-	z, was := c.z, int64(0)
-	if z != nil {
-		was = z.cost()
+	was := int64(0)
+	if c.z != nil {
+		was = c.z.cost()
 	}
-	if i := int(at - c.first); z == nil || z.end() != i {
-		// Compressed once before, up to somewhere in this chunk: that is given as it
-		// is from now on.
-		z = &deflated{from: i}
-		c.z = z
-	}
-	if need := len(z.buf) + len(frames); need > cap(z.buf) {
-		// Never more than the entries themselves.
-		most := cap(c.buf) - int(c.offs[z.from])
-		z.buf = append(make([]byte, 0, max(need, min(2*need, most))), z.buf...)
-	}
-	base := uint32(len(z.buf))
-	z.buf = append(z.buf, frames...)
-	for _, o := range offs {
-		z.offs = append(z.offs, base+o)
-	}
+	z.buf, z.offs, c.z = buf, begins, z
 	d := z.cost() - was
 	c.cost += d
 	l.budget.used.Add(d)
 }
 
+// undeflatedNow reports whether there is something to compress.
+func (l *Log) undeflatedNow() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.deflated < l.next
+}
+
 // deflater is the compressing goroutine's side of a hub.
 type deflater struct {
 	mu    sync.Mutex
-	queue []*Channel // with something to compress
+	queue []undeflated // with something to compress
+
+	since atomic.Int64 // of the channel being compressed, as in undeflated; 0: none is
 
 	// Owned by the goroutine that calls Hub.Deflate.
 	z      wire.Deflater
-	work   []*Channel
+	work   []undeflated
 	frames []byte
 	offs   []uint32
 }
 
+// undeflated is a channel with something to compress, none of it appended before
+// since, Unix ms.
+type undeflated struct {
+	ch    *Channel
+	since int64
+}
+
 // toDeflate leaves a channel for the deflater. The writer and the deflater.
-func (h *Hub) toDeflate(ch *Channel) {
-	if ch.toDo.Swap(true) {
-		return
-	}
-	d := &h.deflater
-	d.mu.Lock()
-	d.queue = append(d.queue, ch)
-	first := len(d.queue) == 1
-	d.mu.Unlock()
-	if first {
-		h.cfg.Deflate()
+func (h *Hub) toDeflate(ch *Channel, since int64) {
+	if !ch.toDo.Swap(true) {
+		h.deflater.add(undeflated{ch, since}, h.cfg.Deflate)
 	}
 }
 
-// Deflate compresses what there is to compress. One goroutine at a time.
+// add queues a channel, and calls first when it is.
+func (d *deflater) add(w undeflated, first func()) {
+	d.mu.Lock()
+	d.queue = append(d.queue, w)
+	n := len(d.queue)
+	d.mu.Unlock()
+	if n == 1 {
+		first()
+	}
+}
+
+// Deflate compresses a batch of each channel that has something to compress. What is
+// left over or comes meanwhile is asked for again, with Config.Deflate. One goroutine
+// at a time.
 func (h *Hub) Deflate() {
 	d := &h.deflater
-	for {
-		d.mu.Lock()
-		d.work, d.queue = d.queue, d.work[:0]
-		d.mu.Unlock()
-		if len(d.work) == 0 {
-			return
+	d.mu.Lock()
+	d.work, d.queue = d.queue, d.work[:0]
+	d.mu.Unlock()
+	for i, w := range d.work {
+		d.work[i] = undeflated{}
+		now := h.cfg.Now()
+		d.since.Store(w.since)
+		if h.deflate(w.ch, now-w.since > deflateLate) {
+			d.add(w, h.cfg.Deflate) // the others first
+			continue
 		}
-		for i, ch := range d.work {
-			d.work[i] = nil
-			ch.toDo.Store(false) // first: what is appended from here on comes again
-			if h.deflate(ch) {
-				h.toDeflate(ch) // the others first
-			}
+		// What was appended since it was looked at is younger than that.
+		w.ch.toDo.Store(false)
+		if w.ch.zipped.Load() != 0 && w.ch.undeflatedNow() {
+			h.toDeflate(w.ch, now)
 		}
 	}
+	d.since.Store(0)
 }
 
-// deflate compresses a batch of one channel's entries; it reports false when there
-// was nothing left.
-func (h *Hub) deflate(ch *Channel) (more bool) {
+// DeflateLag is for how long what is next to be compressed has waited for it, ms; any
+// goroutine.
+func (h *Hub) DeflateLag() int64 {
+	d := &h.deflater
+	since := d.since.Load()
+	if since == 0 {
+		d.mu.Lock()
+		if len(d.queue) > 0 {
+			since = d.queue[0].since
+		}
+		d.mu.Unlock()
+	}
+	if since == 0 {
+		return 0
+	}
+	return max(0, h.cfg.Now()-since)
+}
+
+// deflate compresses a batch of one channel's entries, or passes over them if they
+// are late; it reports whether any are left of those there were.
+func (h *Hub) deflate(ch *Channel, late bool) (more bool) {
 	if ch.zipped.Load() == 0 {
 		return false // all who wanted it have left
 	}
-	s, passed := ch.undeflated()
+	s, left, passed := ch.undeflated(late)
 	if passed > 0 {
 		h.Counters.DeflatePassed.Add(passed)
 		h.markDeflated(ch)
-		return true
+		return left > 0
 	}
-	if len(s.offs) == 0 {
+	if left == 0 {
 		return false
 	}
 	d := &h.deflater
 	d.frames, d.offs = d.frames[:0], d.offs[:0]
+	if cap(d.frames) > maxDeflateFrames {
+		d.frames = nil // the last one was exceptional
+	}
 	for i, size := 0, 0; i < len(s.offs) && size < deflateBatch; i++ {
 		end := len(s.Bytes)
 		if i+1 < len(s.offs) {
@@ -270,7 +333,7 @@ func (h *Hub) deflate(ch *Channel) (more bool) {
 		h.write.Unlock()
 	}
 	h.markDeflated(ch)
-	return true
+	return left > uint64(len(d.offs))
 }
 
 // markDeflated is mark for those who are given the log compressed.

@@ -118,7 +118,9 @@ func TestDeflatedIsTheSame(t *testing.T) {
 					seq++
 					all.read(t, ch)
 				}
-				h.clock += int64(rng.IntN(2000))
+				if h.clock += int64(rng.IntN(5)); rng.IntN(10) == 0 { // compression is late
+					h.clock += int64(rng.IntN(2000))
+				}
 			case n < 9:
 				for range 2 * deflateLag * rng.IntN(2) * rng.IntN(2) {
 					h.tell(rng, "t.a", seq+1, seq, 1, 1)
@@ -131,7 +133,9 @@ func TestDeflatedIsTheSame(t *testing.T) {
 				h.Live()
 				all.read(t, ch)
 			case n < 13:
-				h.Deflate()
+				for range 1 + rng.IntN(3) {
+					h.Deflate()
+				}
 			case n < 14:
 				if attached = !attached; !attached {
 					h.Detach(1, ch, true)
@@ -204,6 +208,13 @@ func TestDeflatedIsTheSame(t *testing.T) {
 	}
 }
 
+// deflateAll compresses all there is to compress.
+func (h *testHub) deflateAll() {
+	for len(h.deflater.queue) > 0 {
+		h.Deflate()
+	}
+}
+
 // A message is compressed once, whoever is given it, and not at all when nobody is.
 func TestDeflatedOnce(t *testing.T) {
 	h := newTestHub(t, func(c *Config) { c.Keep = 100 })
@@ -213,7 +224,7 @@ func TestDeflatedOnce(t *testing.T) {
 	ch := h.follow("t.a")
 	rng := rand.New(rand.NewPCG(1, 1))
 	h.tell(rng, "t.a", 1, 0, 500, 8)
-	h.Deflate()
+	h.deflateAll()
 	if asked != 0 || h.Counters.Deflated.Load() != 0 {
 		t.Fatalf("compressed for nobody: %d asked, %d done", asked, h.Counters.Deflated.Load())
 	}
@@ -232,8 +243,8 @@ func TestDeflatedOnce(t *testing.T) {
 	if s, ok := ch.ReadDeflated(0); !ok || s.Next != 1 || s.Bytes[0] != 0x81 || s.More {
 		t.Errorf("what was there before: %v, to %d", ok, s.Next)
 	}
-	h.Deflate()
-	h.Deflate()
+	h.deflateAll()
+	h.Deflate() // for nothing
 	if n := h.Counters.Deflated.Load(); n != 9 {
 		t.Errorf("%d compressed of 9", n)
 	}
@@ -264,7 +275,7 @@ func TestDeflatedOnce(t *testing.T) {
 	h.Detach(1, ch, true)
 	asked = 0
 	h.tell(rng, "t.a", 12, 11, 500, 8)
-	h.Deflate()
+	h.deflateAll()
 	if asked != 0 || h.Counters.Deflated.Load() != 9 {
 		t.Error("compressed for those who left")
 	}
@@ -282,7 +293,7 @@ func TestDeflateLagsBehind(t *testing.T) {
 		h.tell(rng, "t.a", seq, seq-1, 200, 8)
 	}
 	all.read(t, ch)
-	h.Deflate()
+	h.deflateAll()
 	if n := h.Counters.DeflatePassed.Load(); n != deflateLag+50 || h.Counters.Deflated.Load() != 0 {
 		t.Errorf("%d passed over, %d compressed", n, h.Counters.Deflated.Load())
 	}
@@ -292,7 +303,7 @@ func TestDeflateLagsBehind(t *testing.T) {
 	next := uint64(deflateLag + 51)
 	h.tell(rng, "t.a", next, next-1, 200, 8)
 	all.read(t, ch)
-	h.Deflate()
+	h.deflateAll()
 	for at := uint64(0); at < next; {
 		s, ok := ch.ReadDeflated(at)
 		if !ok || len(s.Bytes) == 0 {
@@ -306,6 +317,104 @@ func TestDeflateLagsBehind(t *testing.T) {
 	}
 	if h.Counters.Deflated.Load() != 1 {
 		t.Errorf("%d compressed of one", h.Counters.Deflated.Load())
+	}
+}
+
+// One goroutine compresses for all channels: what has waited for long for the others
+// goes out as it is, and nothing is later than a round and the next.
+func TestDeflateIsNeverLate(t *testing.T) {
+	h := newTestHub(t, func(c *Config) { c.Keep, c.Budget, c.MaxChannels = 10_000, 64<<20, 200 })
+	h.Open("e1", 0)
+	const channels, perChannel = 200, 100
+	rng := rand.New(rand.NewPCG(1, 1))
+	seq := uint64(0)
+	for i := range channels {
+		name := fmt.Sprint("t.", i)
+		h.Attach(1, h.Ensure(name, 0), true)
+		for prev := uint64(0); seq < uint64((i+1)*perChannel); {
+			seq++
+			h.tell(rng, name, seq, prev, 400, 8)
+			prev = seq
+		}
+	}
+	begun, done, last := h.clock, uint64(0), int64(0)
+	h.cfg.Now = func() int64 { // as if each batch took a millisecond
+		h.clock++
+		if n := h.Counters.Deflated.Load(); n > done {
+			done, last = n, h.clock-begun
+		}
+		return h.clock
+	}
+	h.deflateAll()
+	if passed := h.Counters.DeflatePassed.Load(); done == 0 || done+passed != channels*perChannel {
+		t.Errorf("%d compressed, %d passed over of %d", done, passed, channels*perChannel)
+	}
+	if last > deflateLate+1 {
+		t.Errorf("compressed after %d ms", last)
+	}
+	if got := h.TakeDeflated(1, nil); len(got) != channels {
+		t.Errorf("%d of %d channels are marked", len(got), channels)
+	}
+	if ch := h.Lookup("t.0"); ch.toDo.Load() || ch.Deflated() != perChannel {
+		t.Errorf("deflated to %d, still queued: %v", ch.Deflated(), ch.toDo.Load())
+	}
+	if h.DeflateLag() != 0 {
+		t.Errorf("nothing waits, and has for %d ms", h.DeflateLag())
+	}
+}
+
+// A round is a batch of each channel, whatever is appended meanwhile: who calls can
+// end it.
+func TestDeflateRound(t *testing.T) {
+	h := newTestHub(t, func(c *Config) { c.Keep, c.MaxPayload = 10_000, deflateBatch })
+	asked := 0
+	h.cfg.Deflate = func() { asked++ }
+	h.Open("e1", 0)
+	rng := rand.New(rand.NewPCG(1, 1))
+	for i, name := range []string{"t.a", "t.b"} {
+		h.Attach(1, h.Ensure(name, 0), true)
+		for n := range uint64(3) {
+			seq := uint64(i)*3 + n + 1
+			h.tell(rng, name, seq, (seq-1)*min(n, 1), deflateBatch-100, 8)
+		}
+	}
+	h.clock += 7
+	if lag := h.DeflateLag(); lag != 7 {
+		t.Errorf("behind by %d ms, want 7", lag)
+	}
+	a, b := h.Lookup("t.a"), h.Lookup("t.b")
+	for round := uint64(1); round <= 3; round++ {
+		asked = 0
+		h.Deflate()
+		if a.Deflated() > 2*round || a.Deflated() != b.Deflated() || h.Counters.Deflated.Load() != a.Deflated()+b.Deflated() {
+			t.Fatalf("round %d: deflated to %d and %d, %d compressed", round, a.Deflated(), b.Deflated(), h.Counters.Deflated.Load())
+		}
+		if more := a.Deflated() < 3; (asked == 1) != more || (h.DeflateLag() == 7) != more {
+			t.Fatalf("round %d: to %d, asked %d times for more, behind by %d ms", round, a.Deflated(), asked, h.DeflateLag())
+		}
+	}
+	if a.Deflated() != 3 {
+		t.Errorf("deflated to %d of 3", a.Deflated())
+	}
+}
+
+// What was trimmed before it could be compressed has been passed over.
+func TestDeflateCountsTheTrimmed(t *testing.T) {
+	h := newTestHub(t, func(c *Config) { c.Keep, c.Grace = 1, 0 })
+	h.Open("e1", 0)
+	ch := h.Ensure("t.a", 0)
+	h.Attach(1, ch, true)
+	rng := rand.New(rand.NewPCG(1, 1))
+	const n = 200
+	for seq := uint64(1); seq <= n; seq++ {
+		h.tell(rng, "t.a", seq, seq-1, 500, 8)
+	}
+	h.clock += 5
+	h.Tick()
+	h.deflateAll()
+	done, passed := h.Counters.Deflated.Load(), h.Counters.DeflatePassed.Load()
+	if done == 0 || passed == 0 || done+passed != n {
+		t.Errorf("%d compressed, %d passed over of %d", done, passed, n)
 	}
 }
 

@@ -30,7 +30,7 @@ type Config struct {
 	// stale, ms; 0: never. It is asked once a channel. nil is never.
 	Silence func(name string) int64
 	// Deflate is called when there is something to compress and was not: from then on
-	// Hub.Deflate is due, on a goroutine of the caller's. nil: nobody asks for it.
+	// a Hub.Deflate is due, on a goroutine of the caller's. nil: nobody asks for it.
 	Deflate func()
 	// Now is the clock, Unix ms; nil is the real one.
 	Now func() int64
@@ -55,7 +55,7 @@ type Counters struct {
 	Deflated      atomic.Uint64 // messages compressed, each once, whoever is given it
 	DeflatedFrom  atomic.Uint64 // bytes of their frames
 	DeflatedTo    atomic.Uint64 // bytes of these compressed
-	DeflatePassed atomic.Uint64 // entries left as they are because compression lagged behind
+	DeflatePassed atomic.Uint64 // entries left as they are, or trimmed, because compression lagged behind
 }
 
 // Hub holds a node's channels. It is the broker's Sink; shards attach to
@@ -411,7 +411,7 @@ func (h *Hub) Follow(ch *Channel) (stale bool) {
 // mark tells the shards that have members of ch. Writer only.
 func (h *Hub) mark(ch *Channel) {
 	if ch.zipped.Load() != 0 {
-		h.toDeflate(ch)
+		h.toDeflate(ch, h.now)
 	}
 	shards := ch.shards.Load()
 	if shards == 0 {
