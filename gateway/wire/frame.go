@@ -25,10 +25,15 @@ type Limits struct {
 	Deflate      bool // permessage-deflate was negotiated; else a compressed message is 1002
 }
 
-// deflatedRoom is how many bytes of one compressed message may be received: what is
-// not to be compressed grows by 5 in 65 535 (RFC 1951 section 3.2.4), with the block
-// sizes that are met in the field by some more.
-func (l *Limits) deflatedRoom() int { return l.MaxMessage + l.MaxMessage/128 + 64 }
+// room is how many bytes of one message may be received, more of one that is
+// compressed: what is not to be compressed grows by 5 in 65 535 (RFC 1951 section
+// 3.2.4), with the block sizes that are met in the field by some more.
+func (l *Limits) room(deflated bool) int {
+	if !deflated {
+		return min(l.MaxMessage, math.MaxInt32)
+	}
+	return min(l.MaxMessage+l.MaxMessage/128+64, math.MaxInt32)
+}
 
 // Alloc lends buffers; bufpool is one. It is called with n ≥ 1, on the caller's
 // goroutine, and never for a message that lies whole in the input.
@@ -229,11 +234,7 @@ func (p *Parser) check(b []byte, lim *Limits) (size int, length int32, cerr *Clo
 	if n < least || n > math.MaxInt64 {
 		return 0, 0, &CloseError{1002, "malformed payload length"}
 	}
-	room := lim.MaxMessage
-	if deflated {
-		room = lim.deflatedRoom()
-	}
-	room = min(room, math.MaxInt32) - int(p.msg)
+	room := lim.room(deflated) - int(p.msg)
 	if !h.OpCode.IsControl() && n > uint64(max(0, room)) {
 		return 0, 0, &CloseError{1009, "message too big"}
 	}
@@ -309,7 +310,7 @@ func (p *Parser) grow(b []byte, lim *Limits, a Alloc) *CloseError {
 	if n > cap(p.buf) {
 		most := n + int(p.need)
 		if p.op < OpClose && !p.fin {
-			most = lim.MaxMessage
+			most = lim.room(p.msgOp&rsv1 != 0)
 		}
 		bigger, err := a.Get(max(n, min(2*len(p.buf), most)))
 		if err != nil {
