@@ -22,6 +22,9 @@ const (
 	// packTries is how often one message is compressed for members of one variant
 	// that passed over different numbers of messages.
 	packTries = 4
+	// packKept is how many bytes of compressed conflated messages a shard keeps for
+	// the next of their readers, until the next tick at most.
+	packKept = 128 << 10
 )
 
 // CompressionMemory is what compressors and decompressors may hold in a gateway of so
@@ -70,26 +73,46 @@ func (sc *shardChan) readLatest(ord uint64) (s channel.Span, skip uint64, ok boo
 func (s *shard) deflateSkip(sc *shardChan, span channel.Span, skip uint64) []byte {
 	if sc.packed == nil {
 		sc.packed = new(packed)
+		s.packers = append(s.packers, sc)
 	}
 	p := sc.packed
 	if p.ord != span.First || p.tries == 0 {
+		s.packedBytes -= cap(p.frame)
 		*p = packed{ord: span.First}
 	} else if p.skip == skip {
 		return p.frame
 	}
-	if p.tries >= packTries || s.packs <= 0 {
+	if p.tries >= packTries || len(span.Bytes) > s.packs {
 		return nil
 	}
 	s.packs -= len(span.Bytes)
 	begun, tail := wire.AppendMsgSkip(s.wbuf[:0], span.Bytes, skip)
 	s.wbuf = append(begun, tail...)
 	p.tries++
+	s.packedBytes -= cap(p.frame)
 	p.skip, p.frame = skip, nil
-	if frame, deflated := s.deflater.Append(nil, s.wbuf); deflated {
-		s.g.count.Repacked.Add(1)
-		p.frame = frame
+	frame, deflated := s.deflater.Append(nil, s.wbuf)
+	if !deflated {
+		return nil
 	}
-	return p.frame
+	s.g.count.Repacked.Add(1)
+	if s.packedBytes+cap(frame) > packKept {
+		s.forgetPacked()
+		sc.packed, s.packers = p, append(s.packers, sc)
+	}
+	p.frame = frame
+	s.packedBytes += cap(frame)
+	return frame
+}
+
+// forgetPacked gives up what was kept of conflated messages, once a tick: whoever
+// keeps pace has had them.
+func (s *shard) forgetPacked() {
+	for _, sc := range s.packers {
+		sc.packed = nil
+	}
+	clear(s.packers)
+	s.packers, s.packedBytes = s.packers[:0], 0
 }
 
 // wakeDeflater has the hub's compression go on; any goroutine.

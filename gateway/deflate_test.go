@@ -15,6 +15,7 @@ import (
 	"github.com/coder/websocket"
 	gorilla "github.com/gorilla/websocket"
 
+	"github.com/odin-ws/odin/gateway/channel"
 	"github.com/odin-ws/odin/gateway/wire"
 )
 
@@ -157,9 +158,7 @@ func TestCompressedCommands(t *testing.T) {
 	if st := g.Stats().Compression; st.Inflated != 6 || st.InflateRefused != 0 {
 		t.Errorf("%+v", st)
 	}
-	if n := g.pool.InUse(); n != 0 {
-		t.Errorf("%d pooled bytes are still lent", n)
-	}
+	g.eventually("all buffers", func() bool { return g.pool.InUse() == 0 })
 }
 
 func TestCompressedBadInput(t *testing.T) {
@@ -283,6 +282,51 @@ func TestCompressedLatest(t *testing.T) {
 	if st.Conflated == 0 || st.Conflated > uint64(2*frames) {
 		t.Errorf("%d compressed for %d clients that were given %d each", st.Conflated, clients, frames)
 	}
+}
+
+// What is kept of conflated messages, of however many channels, is bounded and gone
+// after a tick; and what a turn compresses is.
+func TestPackedIsBounded(t *testing.T) {
+	g := newTestGateway(t, func(c *Config) { compressing(c); c.Shards = 1 })
+	rng := rand.New(rand.NewPCG(3, 3))
+	g.onShard(0, func(s *shard) {
+		var scs []*shardChan
+		for i := range 2000 {
+			sc := &shardChan{variant: variant{latest: true, deflated: true}}
+			scs = append(scs, sc)
+			span := channel.Span{First: uint64(i), Bytes: wire.AppendMsg(nil, "x", 9, 8, 0, []byte(quote(rng)))}
+			s.packs = packTurn
+			frame := s.deflateSkip(sc, span, 7)
+			if frame == nil || len(frame) >= len(span.Bytes) {
+				t.Fatalf("%d B for %d", len(frame), len(span.Bytes))
+			}
+			if again := s.deflateSkip(sc, span, 7); &again[0] != &frame[0] || s.packs != packTurn-len(span.Bytes) {
+				t.Fatal("compressed again for the next of its readers")
+			}
+			for skip := range uint64(9) {
+				s.deflateSkip(sc, span, skip)
+			}
+			sum := 0
+			for _, sc := range scs {
+				if sc.packed != nil {
+					sum += cap(sc.packed.frame)
+				}
+			}
+			if sum > packKept || s.packedBytes != sum || len(s.packers) > len(scs) {
+				t.Fatalf("%d B of %d channels are kept, %d counted", sum, len(s.packers), s.packedBytes)
+			}
+			s.packs = len(span.Bytes) - 1
+			if s.deflateSkip(scs[0], channel.Span{First: 1 << 20, Bytes: span.Bytes}, 7) != nil || s.packs != len(span.Bytes)-1 {
+				t.Fatal("more compressed than a turn may")
+			}
+		}
+		s.Tick(1)
+		for _, sc := range scs {
+			if sc.packed != nil || s.packedBytes != 0 || len(s.packers) > 0 {
+				t.Fatalf("still kept after a tick: %d B", s.packedBytes)
+			}
+		}
+	})
 }
 
 // A compressed message that a socket takes in parts arrives whole: a client that reads

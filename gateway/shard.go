@@ -95,9 +95,11 @@ type shard struct {
 	mail    mailItems
 
 	// Owned by the loop: compression.
-	deflater wire.Deflater
-	inflater wire.Inflater
-	packs    int // bytes that may still be compressed in this turn
+	deflater    wire.Deflater
+	inflater    wire.Inflater
+	packs       int          // bytes that may still be compressed in this turn
+	packers     []*shardChan // those with something packed, or detached with it
+	packedBytes int          // what is packed
 
 	// Any goroutine.
 	box      mailbox

@@ -32,6 +32,7 @@ func (s *shard) Tick(n int) {
 	s.sweepRetries()
 	s.sweepChecks()
 	s.openGates()
+	s.forgetPacked()
 	size := s.slots.size()
 	// A late tick looks at as many slots as the ticks it stands for.
 	for range min(uint32(min(n, sweepTicks))*((size+sweepTicks-1)/sweepTicks), size) {
