@@ -1,8 +1,6 @@
 package gateway
 
 import (
-	"runtime"
-
 	"github.com/odin-ws/odin/gateway/channel"
 	"github.com/odin-ws/odin/gateway/wire"
 )
@@ -29,9 +27,10 @@ const (
 
 // CompressionMemory is what compressors and decompressors may hold in a gateway of so
 // many shards, bytes: a compressor for the logs, one for each shard and one for /echo,
-// a decompressor for each shard and worker.
+// a decompressor for each shard and as many for the pool, and what shards keep of
+// conflated messages.
 func CompressionMemory(shards int) int64 {
-	return int64(shards+2)*wire.DeflaterSize + int64(shards+poolFactor*runtime.NumCPU())*wire.InflaterSize
+	return int64(shards+2)*wire.DeflaterSize + 2*int64(shards)*wire.InflaterSize + int64(shards)*packKept
 }
 
 // packed is a conflated message compressed, with the number of messages that its
@@ -157,13 +156,11 @@ func (s *shard) inflateCommand(r connRef, c *slot, payload []byte) {
 	}
 }
 
-// inflate inflates a client's message; it runs in the pool.
+// inflate inflates a client's message; it runs in the pool. There are as many
+// decompressors as shards: more would not be faster.
 func (g *Gateway) inflate(payload []byte, text bool) ([]byte, *wire.CloseError) {
-	f, _ := g.inflaters.Get().(*wire.Inflater)
-	if f == nil {
-		f = new(wire.Inflater)
-	}
-	defer g.inflaters.Put(f)
+	f := <-g.inflaters
+	defer func() { g.inflaters <- f }()
 	out, cerr := f.Inflate(payload, g.cfg.MaxMessage, text, g.pool)
 	if cerr == nil {
 		g.count.Inflated.Add(1)

@@ -444,8 +444,12 @@ func TestCompressedEcho(t *testing.T) {
 // The formula counts at least what the gateway may have at once.
 func TestCompressionMemory(t *testing.T) {
 	for _, shards := range []int{1, 2, 64} {
-		if got := CompressionMemory(shards); got < int64(shards+2)*wire.DeflaterSize+int64(shards+poolFactor)*wire.InflaterSize {
+		if got := CompressionMemory(shards); got < int64(shards+2)*wire.DeflaterSize+int64(2*shards)*wire.InflaterSize+int64(shards)*packKept {
 			t.Errorf("%d shards: %d", shards, got)
 		}
+	}
+	g := newTestGateway(t, func(c *Config) { compressing(c); c.Shards = 3 })
+	if cap(g.inflaters) != 3 || len(g.inflaters) != 3 {
+		t.Errorf("the pool has %d of %d decompressors", len(g.inflaters), cap(g.inflaters))
 	}
 }

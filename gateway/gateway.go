@@ -56,10 +56,10 @@ type Gateway struct {
 	publishRate *rate.Limiter       // of messages; nil: no bound
 	reading     *semaphore.Weighted // history requests under way
 	plain       *plainServer
-	handshakes  *handshakes   // of TLS; nil: plain
-	undeflated  chan struct{} // the hub has something to compress
-	inflaters   sync.Pool     // of *wire.Inflater, the workers'
-	echoing     sync.Mutex    // the one compressor of /echo
+	handshakes  *handshakes         // of TLS; nil: plain
+	undeflated  chan struct{}       // the hub has something to compress
+	inflaters   chan *wire.Inflater // the workers', one for each shard
+	echoing     sync.Mutex          // the one compressor of /echo
 	echoer      wire.Deflater
 
 	// Static after Start.
@@ -114,6 +114,10 @@ func newGateway(cfg Config, newLoop func(netpoll.Config) (netpoll.Loop, error)) 
 		down:       make(chan struct{}),
 		done:       make(chan struct{}),
 		undeflated: make(chan struct{}, 1),
+		inflaters:  make(chan *wire.Inflater, cfg.Shards),
+	}
+	for range cfg.Shards {
+		g.inflaters <- new(wire.Inflater)
 	}
 	if g.log == nil {
 		g.log = slog.New(slog.DiscardHandler)

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"runtime"
 	"strconv"
 	"strings"
 
@@ -25,6 +24,7 @@ type capacityFlags struct {
 	active                  percent
 	config                  string
 	compression             toggle
+	shards                  int // serve's
 	measure, asJSON         bool
 	tls                     choice
 
@@ -51,7 +51,8 @@ runs in or for another size, which bound wins, and what would change it.
 With --memory the sum is for a container elsewhere: this one's descriptor limit
 is shown but not applied. What serve takes from the environment and --config
 (memory_limit, capacity_profile, max_connections, bytes_per_connection,
-runtime_overhead, backlog, compression, replay) holds here too, unless a flag says otherwise.
+runtime_overhead, backlog, compression, replay) holds here too, unless a flag says
+otherwise, and so does shards, which compression is counted by.
 
 --measure opens loopback connections and reads what they cost this kernel. The
 sum goes by the larger of that and the model's figure: what was measured is an
@@ -108,6 +109,7 @@ func (f *capacityFlags) load(cmd *cobra.Command, environ []string) error {
 		text, ok := lookupEnv(environ, envName(flag)) // set by flagsFromEnv
 		return ok && text != ""
 	}
+	f.shards = l.shards()
 	for flag, take := range map[string]func(){
 		"profile":              func() { f.profile.word = l.CapacityProfile.word },
 		"replay":               func() { f.replay = l.Replay },
@@ -152,7 +154,7 @@ func (f *capacityFlags) input(p capacity.Profile, limit capacity.Limit) capacity
 	return capacity.Input{
 		Limit: limit, Profile: p, Replay: int(f.replay), RuntimeOverhead: int64(f.overhead), Backlog: int64(f.backlog),
 		TLS:         capacity.TLSRecords(f.tls.word),
-		Compression: compressionMemory(f.compression, runtime.GOMAXPROCS(0)),
+		Compression: compressionMemory(f.compression, f.shards),
 	}
 }
 

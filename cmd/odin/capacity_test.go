@@ -7,11 +7,13 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/fstest"
 
 	"github.com/odin-ws/odin/capacity"
+	"github.com/odin-ws/odin/gateway"
 )
 
 // golden compares what a command printed with testdata/capacity/NAME. With
@@ -154,6 +156,25 @@ func TestCapacityFromEnvironment(t *testing.T) {
 		r := odin(t, c.env, "", append([]string{"capacity", "--json"}, c.args...)...)
 		if err := json.Unmarshal([]byte(r.out), &got); err != nil || got.ByMemory != c.max || got.Limit.Source != c.source {
 			t.Errorf("%s: %d from %s, want %d from %s (%v, %s)", name, got.ByMemory, got.Limit.Source, c.max, c.source, err, r.err)
+		}
+	}
+}
+
+// Compression is counted by the shards that serve would have.
+func TestCapacityCompressionByShards(t *testing.T) {
+	file := writeFile(t, "odin.yaml", "shards: 7\n")
+	for name, c := range map[string]struct {
+		args, env []string
+		shards    int
+	}{
+		"file":        {[]string{"--config", file, "--compression"}, nil, 7},
+		"environment": {[]string{"--compression"}, []string{"ODIN_SHARDS=5"}, 5},
+		"neither":     {nil, []string{"ODIN_COMPRESSION=true"}, runtime.GOMAXPROCS(0)},
+	} {
+		var got capacityReport
+		r := odin(t, c.env, "", append([]string{"capacity", "--json", "--memory", "1GiB"}, c.args...)...)
+		if err := json.Unmarshal([]byte(r.out), &got); err != nil || got.Compression != gateway.CompressionMemory(c.shards) {
+			t.Errorf("%s: %d, want that of %d shards (%v, %s)", name, got.Compression, c.shards, err, r.err)
 		}
 	}
 }

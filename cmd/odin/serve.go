@@ -71,10 +71,7 @@ func serve(ctx context.Context, l *loaded, environ []string, stdout, stderr io.W
 	if err != nil {
 		return err
 	}
-	shards := int(l.Shards)
-	if shards == 0 {
-		shards = runtime.GOMAXPROCS(0)
-	}
+	shards := l.shards()
 	sum, err := l.capacity(shards, log, recordsOf(encrypted))
 	if err != nil {
 		return err
@@ -164,6 +161,14 @@ func newLogger(l *loaded, out io.Writer) *slog.Logger {
 		return slog.New(slog.NewJSONHandler(out, opts))
 	}
 	return slog.New(slog.NewTextHandler(out, opts))
+}
+
+// shards is how many event loops there are to be, before GOMAXPROCS is set for them.
+func (l *loaded) shards() int {
+	if l.Shards == 0 {
+		return runtime.GOMAXPROCS(0)
+	}
+	return int(l.Shards)
 }
 
 // capacity works out how many connections this process may hold.

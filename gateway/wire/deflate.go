@@ -14,9 +14,10 @@ const (
 	// MinDeflated is from how many bytes of payload on a frame is compressed: what
 	// is shorter mostly is not made shorter by it.
 	MinDeflated = 128
-	// DeflaterSize and InflaterSize are what one of each holds, bytes, at most: its
-	// own scratch for the longest message aside. Held by a test.
-	DeflaterSize = 320 << 10
+	// DeflaterSize and InflaterSize are what one of each holds, bytes, at most; for
+	// the time of a call a Deflater holds more, where the message is longer than its
+	// buffer. Held by a test.
+	DeflaterSize = 320<<10 + maxScratch
 	InflaterSize = 56 << 10
 )
 
@@ -38,6 +39,7 @@ func (d *Deflater) Write(p []byte) (int, error) {
 // Append appends a whole unmasked data frame compressed, or as it is where its
 // payload is shorter than MinDeflated or does not get shorter. It reports which.
 func (d *Deflater) Append(dst, frame []byte) (out []byte, deflated bool) {
+	defer d.trim()
 	at := payloadAt(frame)
 	payload := d.deflate(frame[at:])
 	if payload == nil {
@@ -49,6 +51,7 @@ func (d *Deflater) Append(dst, frame []byte) (out []byte, deflated bool) {
 
 // AppendMessage is Append for a payload that has no frame yet.
 func (d *Deflater) AppendMessage(dst []byte, op byte, payload []byte) []byte {
+	defer d.trim()
 	if z := d.deflate(payload); z != nil {
 		return append(AppendHeader(dst, op|rsv1, len(z)), z...)
 	}
@@ -61,9 +64,7 @@ func (d *Deflater) deflate(payload []byte) []byte {
 	if len(payload) < MinDeflated {
 		return nil
 	}
-	if d.out = d.out[:0]; cap(d.out) > maxScratch {
-		d.out = nil // the last one was exceptional
-	}
+	d.out = d.out[:0]
 	if err := flate.StatelessDeflate(d, payload, false, nil); err != nil {
 		return nil // Write does not fail, so nor does this
 	}
@@ -73,6 +74,13 @@ func (d *Deflater) deflate(payload []byte) []byte {
 		return nil
 	}
 	return d.out[:n]
+}
+
+// trim gives the buffer up after an exceptionally long message.
+func (d *Deflater) trim() {
+	if cap(d.out) > maxScratch {
+		d.out = nil
+	}
 }
 
 // What is behind every compressed payload but not sent, section 7.2.2; and an empty
