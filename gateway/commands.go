@@ -21,11 +21,15 @@ const (
 
 // message acts on one text message. payload is borrowed.
 func (s *shard) message(r connRef, c *slot, payload []byte, deflated bool) {
-	if !s.takeToken(c) {
+	tokens := 1
+	if deflated {
+		tokens = min(1+(len(payload)-1)/inflateToken, s.g.cfg.RateBurst)
+	}
+	if !s.takeTokens(c, tokens) {
 		if deflated {
 			payload = nil // not worth inflating, for an id
 		}
-		s.overRate(r, c, payload)
+		s.overRate(r, c, tokens, payload)
 		return
 	}
 	if deflated {
@@ -108,8 +112,9 @@ func (s *shard) refill(c *slot) {
 	c.tokens = uint32(have)
 }
 
-// takeToken reports whether the rate limit allows one more command.
-func (s *shard) takeToken(c *slot) bool {
+// takeTokens reports whether the rate limit allows one more command that takes n, at
+// most RateBurst.
+func (s *shard) takeTokens(c *slot, n int) bool {
 	s.refill(c)
 	if c.tokens < tokenUnit {
 		return false
@@ -118,8 +123,9 @@ func (s *shard) takeToken(c *slot) bool {
 	return true
 }
 
-// overRate refuses a command for its rate, and after warnings its client.
-func (s *shard) overRate(r connRef, c *slot, payload []byte) {
+// overRate refuses a command that takes n tokens for its rate, and after warnings its
+// client.
+func (s *shard) overRate(r connRef, c *slot, n int, payload []byte) {
 	s.g.count.RateLimited.Add(1)
 	if c.warnings++; c.warnings > maxWarnings {
 		s.fail(r, c, closeRateLimit, "rate limit")
@@ -132,7 +138,7 @@ func (s *shard) overRate(r connRef, c *slot, payload []byte) {
 			id = cmd.ID
 		}
 	}
-	missing := tokenUnit - int(c.tokens)
+	missing := n*tokenUnit - int(c.tokens)
 	ticks := (missing + s.g.cfg.RatePerSec - 1) / s.g.cfg.RatePerSec
 	s.wbuf = wire.AppendErr(s.wbuf[:0], id, "rate_limited", "", max(1, ticks)*int(tick.Milliseconds()))
 	s.send(r, c, s.wbuf)

@@ -12,8 +12,11 @@ import (
 
 const (
 	// inflateHere is up to how many compressed bytes a command is inflated on the
-	// shard, as far as it is no large command then: some 10 µs.
-	inflateHere = 1 << 10
+	// shard, as far as it is no large command then: some 10 µs, and less than 100
+	// where it is one table of codes after another with nothing written in them.
+	inflateHere = 256
+	// inflateToken is for how many compressed bytes a command takes a token.
+	inflateToken = 1 << 10
 	// packTurn is how many bytes of conflated messages a shard compresses in a turn,
 	// a millisecond's worth; what is beyond goes as it is.
 	packTurn = 32 << 10

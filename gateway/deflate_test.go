@@ -225,6 +225,38 @@ func TestBombsAreRateLimited(t *testing.T) {
 	}
 }
 
+// A compressed command takes a token for each KiB it comes as, because inflating it
+// may take long; as many as there can be are enough for any.
+func TestCompressedCommandsTakeTokensBySize(t *testing.T) {
+	g := newTestGateway(t, func(c *Config) { c.Compression, c.RateBurst, c.RatePerSec = true, 8, 1 })
+	r := g.rawDeflating(t)
+	long := make([]byte, 30_000)
+	rng := rand.New(rand.NewPCG(1, 1))
+	for i := range long {
+		long[i] = byte('a' + rng.IntN(26))
+	}
+	r.send(squeezed(`{"op":"ping","id":1,"pad":"`+string(long)+`"}`)+squeezed(`{"op":"ping","id":2}`), 0)
+	if got := r.text(); got != `{"t":"pong","id":1}` {
+		t.Fatal(got)
+	}
+	if got := r.text(); !strings.Contains(got, `"rate_limited"`) || strings.Contains(got, `"id"`) {
+		t.Errorf("behind a command that took every token: %s", got)
+	}
+	two := g.rawDeflating(t)
+	// One token, five, and more than the two that are left.
+	two.send(squeezed(`{"op":"ping","id":1}`)+squeezed(`{"op":"ping","id":2,"pad":"`+string(long[:8000])+`"}`)+squeezed(`{"op":"ping","id":3,"pad":"`+string(long[:8000])+`"}`), 0)
+	for _, want := range []string{`{"t":"pong","id":1}`, `{"t":"pong","id":2}`} {
+		if got := two.text(); got != want {
+			t.Fatalf("%s, want %s", got, want)
+		}
+	}
+	if got := two.text(); !strings.Contains(got, `"rate_limited"`) {
+		t.Error(got)
+	} else if _, ms, _ := strings.Cut(got, `"retry_ms":`); len(ms) < 4 || ms[0] < '2' { // three tokens of one a second are missing
+		t.Errorf("when to come again: %s", got)
+	}
+}
+
 // What is resumed, of the log or of the stream, what comes first with snap, what a
 // wildcard matches and what is conflated: all as without compression.
 func TestCompressedPositions(t *testing.T) {

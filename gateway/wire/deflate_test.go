@@ -122,6 +122,48 @@ func TestInflater(t *testing.T) {
 	}
 }
 
+// emptyBlocks is n bytes of dynamic Huffman blocks (RFC 1951 section 3.2.7) that hold
+// nothing but their end: a decompressor builds its tables for each of them.
+func emptyBlocks(n int) string {
+	var out []byte
+	var acc, bits uint
+	put := func(v, k uint) {
+		acc |= v << bits
+		for bits += k; bits >= 8; bits -= 8 {
+			out = append(out, byte(acc))
+			acc >>= 8
+		}
+	}
+	for len(out) < n-24 {
+		put(0, 1)  // not the last
+		put(2, 2)  // dynamic
+		put(0, 5)  // 257 literals and lengths
+		put(0, 5)  // one distance
+		put(14, 4) // 18 lengths of codes, up to that of symbol 1
+		for i := range 18 {
+			switch i { // in the order 16 17 18 0 8 7 9 6 10 5 11 4 12 3 13 2 14 1
+			case 2, 17:
+				put(1, 3) // 18, many zeros, and 1: a bit each
+			default:
+				put(0, 3)
+			}
+		}
+		// Codes in the order of their symbols: 1 is 0, 18 is 1.
+		put(1, 1)
+		put(138-11, 7) // 138 zeros
+		put(1, 1)
+		put(118-11, 7) // 118: all 256 literals
+		put(0, 1)      // the end of a block has a code of one bit
+		put(0, 1)      // and the distance
+		put(0, 1)      // the end
+	}
+	put(0, 3) // an empty stored block, as a flush leaves it
+	if bits > 0 {
+		put(0, 8-bits)
+	}
+	return string(out)
+}
+
 func TestInflaterRefuses(t *testing.T) {
 	good := stdDeflate(t, 6, market(3000))
 	final := func(s string) string {
@@ -144,6 +186,7 @@ func TestInflaterRefuses(t *testing.T) {
 		"more, in a final block":     {final(market(3000)), 2999, true, 1009},
 		"the most is none":           {"\x00", 0, true, 0},
 		"a bomb":                     {stdDeflate(t, 9, strings.Repeat("\x00", 16<<20)), 64 << 10, true, 1009},
+		"many blocks of nothing":     {emptyBlocks(64 << 10), 1000, true, 0},
 		"no byte":                    {"", 1000, true, 1007}, // 7.2.3.6: an empty message has one
 		"noise":                      {"\xff\xff\xff\xff", 1000, true, 1007},
 		"reserved block type":        {"\x07", 1000, true, 1007},
@@ -279,8 +322,13 @@ func TestDeflaterSizes(t *testing.T) {
 	}
 	dst := make([]byte, 0, 128<<10)
 	d := &Deflater{out: make([]byte, 0, 64<<10)}
-	if n := allocated(func() { d.Append(dst, in) }); n > DeflaterSize {
-		t.Errorf("a compressor takes %d B, more than %d", n, DeflaterSize)
+	if n := allocated(func() { d.Append(dst, in) }); n+maxScratch > DeflaterSize {
+		t.Errorf("a compressor takes %d B and its buffer, more than %d", n, DeflaterSize)
+	}
+	d.Append(nil, AppendFrame(nil, OpText, []byte(market(1<<20))))
+	d.AppendMessage(nil, OpText, []byte(market(1<<20)))
+	if cap(d.out) > maxScratch {
+		t.Errorf("it keeps a buffer of %d B", cap(d.out))
 	}
 	z := []byte(stdDeflate(t, 6, market(60<<10)))
 	a := newPool(t)
@@ -390,7 +438,8 @@ func BenchmarkDeflate(b *testing.B) {
 }
 
 func BenchmarkInflate(b *testing.B) {
-	for name, in := range map[string]string{"command": stdDeflate(b, 6, market(500)), "bomb": stdDeflate(b, 9, strings.Repeat("\x00", 1<<20))} {
+	for name, in := range map[string]string{"command": stdDeflate(b, 6, market(500)), "bomb": stdDeflate(b, 9, strings.Repeat("\x00", 1<<20)),
+		"256 B of nothing": emptyBlocks(256), "1 KiB of nothing": emptyBlocks(1 << 10), "64 KiB of nothing": emptyBlocks(64 << 10)} {
 		b.Run(name, func(b *testing.B) {
 			var f Inflater
 			var buf Alloc = lender(make([]byte, 64<<10))
