@@ -116,10 +116,10 @@ func (s *shard) refill(c *slot) {
 // most RateBurst.
 func (s *shard) takeTokens(c *slot, n int) bool {
 	s.refill(c)
-	if c.tokens < tokenUnit {
+	if c.tokens < uint32(n)*tokenUnit {
 		return false
 	}
-	c.tokens -= tokenUnit
+	c.tokens -= uint32(n) * tokenUnit
 	return true
 }
 
@@ -153,8 +153,11 @@ func (s *shard) parseInPool(r connRef, c *slot, payload []byte, deflated bool) {
 		return
 	}
 	copy(held, payload)
-	s.work(r, c, wire.ID{}, func() func(*shard, *slot) {
-		defer s.g.pool.Put(held)
+	under := s.work(r, c, func() func(*shard, *slot) {
+		defer func() {
+			s.g.pool.Put(held)
+			held = nil
+		}()
 		text := held
 		if deflated {
 			inflated, cerr := s.g.inflate(held, true)
@@ -170,6 +173,9 @@ func (s *shard) parseInPool(r connRef, c *slot, payload []byte, deflated bool) {
 		}
 		return func(s *shard, c *slot) { s.dispatch(r, c, cmd) }
 	}, func() { s.g.pool.Put(held) })
+	if !under {
+		s.poolFull(r, c, wire.ID{})
+	}
 }
 
 // askInPool asks the broker what this node doesn't know, then carries the
@@ -204,16 +210,19 @@ func (s *shard) askInPool(r connRef, c *slot, cmd *wire.Command, q questions) {
 		}
 		return
 	}
-	s.work(r, c, own.ID, func() func(*shard, *slot) {
+	if !s.work(r, c, func() func(*shard, *slot) {
 		known := g.ask(q, &own)
 		return func(s *shard, c *slot) { s.sub(r, c, &own, known) }
-	}, nil)
+	}, func() {}) {
+		s.poolFull(r, c, own.ID)
+	}
 }
 
-// work runs f in the pool, and what it returns on the shard. Until then the
-// connection's bytes wait. When the pool is full the command with this id is
-// refused, and refused, if not nil, runs instead of f.
-func (s *shard) work(r connRef, c *slot, id wire.ID, f func() func(*shard, *slot), refused func()) {
+// work runs f in the pool, and what it returns on the shard, if the connection is
+// still there. Until then its bytes wait. free gives back what f and its result have
+// been lent, however that ends: it is called once, after both. work reports false
+// when the pool is full; then free has been called, and f won't be.
+func (s *shard) work(r connRef, c *slot, f func() func(*shard, *slot), free func()) bool {
 	c.flags |= flagBusy
 	err := s.g.submit(func() {
 		done := func(s *shard, c *slot) {
@@ -221,17 +230,29 @@ func (s *shard) work(r connRef, c *slot, id wire.ID, f func() func(*shard, *slot
 		}
 		// A panic in f is logged by the pool; the connection hears of it here.
 		defer func() {
-			s.post(func(s *shard) { s.unbusy(r, func(c *slot) { done(s, c) }) })
+			posted := s.post(func(s *shard) {
+				freed := false
+				s.unbusy(r, func(c *slot) {
+					freed = true
+					defer free()
+					done(s, c)
+				})
+				if !freed { // nobody was there
+					free()
+				}
+			})
+			if !posted {
+				free()
+			}
 		}()
 		done = f()
 	})
 	if err != nil {
 		c.flags &^= flagBusy
-		if refused != nil {
-			refused()
-		}
-		s.poolFull(r, c, id)
+		free()
+		return false
 	}
+	return true
 }
 
 // lookup is a subscribe that waits for the broker to say where a channel stands.

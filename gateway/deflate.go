@@ -178,36 +178,54 @@ func (s *shard) badDeflated(r connRef, c *slot, cerr *wire.CloseError) {
 }
 
 // echoDeflated sends a message back that came compressed, or is worth it; the pool
-// does the work.
+// does the work. What came as it is goes so when the pool is full; what came
+// compressed can't be told how long it is, so its sender is told to come again.
 func (s *shard) echoDeflated(r connRef, c *slot, ev wire.Event) {
 	g := s.g
-	held, err := g.pool.Get(len(ev.Payload))
+	held, err := g.pool.Get(max(1, len(ev.Payload)))
 	if err != nil {
 		s.fail(r, c, closeBusy, "no buffer left")
 		return
 	}
-	copy(held, ev.Payload)
-	s.work(r, c, wire.ID{}, func() func(*shard, *slot) {
-		message := held
+	message, buf := held[:copy(held, ev.Payload)], []byte(nil)
+	under := s.work(r, c, func() func(*shard, *slot) {
 		if ev.Deflated {
-			inflated, cerr := g.inflate(held, ev.Op == wire.OpText)
-			g.pool.Put(held)
+			inflated, cerr := g.inflate(message, ev.Op == wire.OpText)
 			if cerr != nil {
 				return func(s *shard, c *slot) { s.badDeflated(r, c, cerr) }
 			}
-			message = inflated
+			g.pool.Put(held)
+			held, message = inflated, inflated
 		}
-		defer g.pool.Put(message)
-		buf, err := g.pool.Get(len(message) + 16) // and a header: what does not get shorter goes as it is
+		// With room for a header: what does not get shorter goes as it is.
+		room, err := g.pool.Get(len(message) + 16)
 		if err != nil {
 			return func(s *shard, c *slot) { s.fail(r, c, closeBusy, "no buffer left") }
 		}
-		g.echoing.Lock()
-		frame := g.echoer.AppendMessage(buf[:0], ev.Op, message)
-		g.echoing.Unlock()
-		return func(s *shard, c *slot) {
-			s.send(r, c, frame)
-			g.pool.Put(buf)
-		}
-	}, func() { g.pool.Put(held) })
+		buf = room
+		frame := g.echoFrame(buf[:0], ev.Op, message)
+		return func(s *shard, c *slot) { s.send(r, c, frame) }
+	}, func() {
+		g.pool.Put(held)
+		g.pool.Put(buf)
+	})
+	switch {
+	case under:
+	case ev.Deflated:
+		g.count.PoolOverloads.Add(1)
+		s.fail(r, c, closeBusy, "the server is busy")
+	default:
+		g.count.PoolOverloads.Add(1)
+		s.echoPlain(r, c, ev)
+	}
+}
+
+// echoFrame is a message of /echo as one frame: compressed where the one compressor
+// is free, because a worker that waited for it would be missing to others.
+func (g *Gateway) echoFrame(dst []byte, op byte, message []byte) []byte {
+	if !g.echoing.TryLock() {
+		return wire.AppendFrame(dst, op, message)
+	}
+	defer g.echoing.Unlock()
+	return g.echoer.AppendMessage(dst, op, message)
 }

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 
 	"github.com/odin-ws/odin/gateway/channel"
 	"github.com/odin-ws/odin/gateway/wire"
+	"github.com/odin-ws/odin/netpoll"
 )
 
 // compressing is for tests that let clients wait until the others have read.
@@ -471,6 +473,111 @@ func TestCompressedEcho(t *testing.T) {
 		}
 	}
 	g.eventually("all buffers", func() bool { return g.pool.InUse() == 0 })
+}
+
+// busyPool occupies every worker until free is called.
+func (g *testGateway) busyPool(t *testing.T) (free func()) {
+	t.Helper()
+	wait := make(chan struct{})
+	for g.submit(func() { <-wait }) == nil {
+	}
+	return sync.OnceFunc(func() { close(wait) })
+}
+
+// /echo needs neither the pool nor the one compressor: without them what came as it is
+// goes back so. What came compressed can't be had without the pool.
+func TestCompressedEchoOfABusyServer(t *testing.T) {
+	g := newTestGateway(t, func(c *Config) { c.Compression, c.Echo = true, true })
+	dial := func() *raw {
+		r := g.raw(t)
+		r.send(g.head("=GET /echo HTTP/1.1", offer), 0)
+		r.wantStatus(http.StatusSwitchingProtocols)
+		return r
+	}
+	text := strings.Repeat("0123456789", 100)
+	r := dial()
+	r.send(say(text), 0)
+	if got, z := r.inflated(); got != text || !z {
+		t.Fatalf("compressed %v: %.100s", z, got)
+	}
+	g.echoing.Lock()
+	r.send(say(text)+squeezed(text), 0)
+	for range 2 {
+		if got, z := r.inflated(); got != text || z {
+			t.Errorf("while another is compressed: compressed %v: %.100s", z, got)
+		}
+	}
+	g.echoing.Unlock()
+
+	free := g.busyPool(t)
+	defer free()
+	r.send(say(text), 0)
+	if got, z := r.inflated(); got != text || z {
+		t.Errorf("with a full pool: compressed %v: %.100s", z, got)
+	}
+	r.send(squeezed(text), 0)
+	r.wantClose(1013)
+	g.eventually("all buffers", func() bool { return g.pool.InUse() == 0 })
+}
+
+// Whose connection is over before the pool is done with his message has taken no
+// buffer along.
+func TestBuffersOfThoseWhoLeft(t *testing.T) {
+	g := newTestGateway(t, func(c *Config) { c.Compression, c.Echo, c.Shards = true, true, 1 })
+	text := strings.Repeat("0123456789", 100)
+	for name, end := range map[string]func(s *shard, r connRef, c *slot){
+		"closed":  func(s *shard, r connRef, c *slot) { s.close(r, c, true) },
+		"closing": func(s *shard, r connRef, c *slot) { s.fail(r, c, closeSlow, "") },
+		"a panic": func(s *shard, _ connRef, _ *slot) { s.loop = &brokenWrite{Loop: s.loop} },
+	} {
+		r := g.raw(t)
+		r.send(g.head("=GET /echo HTTP/1.1", offer), 0)
+		r.wantStatus(http.StatusSwitchingProtocols)
+		free := g.busyInflaters()
+		r.send(squeezed(text), 0)
+		g.eventually("the message to be at the pool", func() bool { return g.workers.Running() > 0 && g.pool.InUse() > 0 })
+		var whole netpoll.Loop
+		g.onShard(0, func(s *shard) {
+			whole = s.loop
+			for i := range s.slots.size() {
+				if c := s.slots.at(i); c.state == stateOpen {
+					end(s, connRef{i, c.gen}, c)
+				}
+			}
+		})
+		free()
+		g.eventually("all buffers, "+name, func() bool { return g.pool.InUse() == 0 })
+		g.onShard(0, func(s *shard) { s.loop = whole })
+		r.reset()
+		g.eventually("the client to be gone", func() bool { return g.held() == 0 })
+	}
+}
+
+// brokenWrite is a loop that panics when it is to write for the first time.
+type brokenWrite struct {
+	netpoll.Loop
+	done bool
+}
+
+func (l *brokenWrite) Write(fd int, b []byte) (int, error) {
+	if !l.done {
+		l.done = true
+		panic("broken")
+	}
+	return l.Loop.Write(fd, b)
+}
+
+// busyInflaters lets nothing be inflated in the pool until free is called.
+func (g *testGateway) busyInflaters() (free func()) {
+	var all []*wire.Inflater
+	for range cap(g.inflaters) {
+		all = append(all, <-g.inflaters)
+	}
+	return func() {
+		for _, f := range all {
+			g.inflaters <- f
+		}
+	}
 }
 
 // The formula counts at least what the gateway may have at once.

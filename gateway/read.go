@@ -219,6 +219,10 @@ func (s *shard) echo(r connRef, c *slot, ev wire.Event) {
 		s.echoDeflated(r, c, ev)
 		return
 	}
+	s.echoPlain(r, c, ev)
+}
+
+func (s *shard) echoPlain(r connRef, c *slot, ev wire.Event) {
 	s.wbuf = wire.AppendHeader(s.wbuf[:0], ev.Op, len(ev.Payload))
 	s.sendv(r, c, s.wbuf, ev.Payload)
 }
