@@ -121,11 +121,11 @@ func tryKernel(k *Keys, rcvBuf int) error {
 		return err
 	}
 	defer func() { _ = to.Close() }()
-	return sendFull(k, from, to)
+	return offloadBoth(k, from, to)
 }
 
-// sendFull gives both ends to the kernel and sends the longest record there is.
-func sendFull(k *Keys, from, to net.Conn) error {
+// offloadBoth gives both ends to the kernel and sends a full record.
+func offloadBoth(k *Keys, from, to net.Conn) error {
 	for _, c := range []net.Conn{from, to} {
 		if err := c.SetDeadline(time.Now().Add(tryTimeout)); err != nil {
 			return err
@@ -138,6 +138,11 @@ func sendFull(k *Keys, from, to net.Conn) error {
 			return err
 		}
 	}
+	return sendFull(from, to)
+}
+
+// sendFull sends as much as a record holds and reads it back.
+func sendFull(from io.Writer, to io.Reader) error {
 	sent := make([]byte, MaxPlain)
 	for i := range sent {
 		sent[i] = byte(i)

@@ -1,6 +1,7 @@
 package tlsrec
 
 import (
+	"bytes"
 	"crypto/tls"
 	"errors"
 	"io"
@@ -111,14 +112,21 @@ func TestKernelDeclines(t *testing.T) {
 	}
 }
 
-// What can't be done is no error of a record's: a receive buffer that the kernel
-// refuses is told of.
-func TestKernelReadySays(t *testing.T) {
-	if err := KernelReady(4096); err != nil {
-		t.Log(err)
-		if !errors.Is(err, ErrNotOffloaded) && !strings.Contains(err.Error(), "full record") {
-			t.Errorf("%v", err)
-		}
+// A kernel that ends the connection at a full record, as those before 6.0 do where it
+// is longer than the receive buffer, is not ready, and neither is one that spoils it.
+func TestSendFull(t *testing.T) {
+	c, s := tcpPair(t)
+	if err := sendFull(c, s); err != nil {
+		t.Error(err)
+	}
+	got := make([]byte, MaxPlain)
+	if err := sendFull(io.Discard, bytes.NewReader(got)); err == nil || !strings.Contains(err.Error(), "changed") {
+		t.Errorf("spoilt: %v", err)
+	}
+	s.(*net.TCPConn).SetLinger(0)
+	s.Close()
+	if err := sendFull(c, s); err == nil || !strings.Contains(err.Error(), "receive buffer") {
+		t.Errorf("ended: %v", err)
 	}
 }
 
