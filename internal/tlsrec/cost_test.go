@@ -20,7 +20,7 @@ func heap() int64 {
 }
 
 // What a session holds is a term of the capacity formula
-// (capacity.TLSPerConnection): it may not grow unseen.
+// (capacity.TLSOwnPerConnection): it may not grow unseen.
 func TestSessionSize(t *testing.T) {
 	const n, most = 1000, 1792
 	for suite, version := range map[uint16]uint16{

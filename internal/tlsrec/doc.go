@@ -19,7 +19,8 @@
 // (docs/adr/0012).
 //
 // The traffic secrets come out of crypto/tls through its key log, one for each
-// handshake, and are wiped once the keys are made.
+// handshake, and are wiped with the keys made of them; copies that crypto/tls and the
+// collector made are out of reach.
 //
 // What it doesn't do: client certificates, session tickets, early data and
 // renegotiation are off; TLS 1.2 is the four ECDHE suites with AES-GCM and the two
