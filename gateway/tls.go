@@ -394,14 +394,14 @@ func (g *Gateway) reloadCertificates() {
 	}
 }
 
-// TLSStats is the TLS part of Stats.
+// TLSStats is the TLS part of Stats. All but the first two are totals since the start.
 type TLSStats struct {
-	Handshakes        int               `json:"handshakes"` // under way
-	Waiting           int               `json:"handshakesWaiting"`
+	Handshakes        int               `json:"handshakes"`        // under way
+	Waiting           int               `json:"handshakesWaiting"` // to begin
 	Done              uint64            `json:"handshakesDone"`
 	Failed            map[string]uint64 `json:"handshakesFailed"` // by reason
-	KernelRecords     uint64            `json:"kernelRecords"`    // connections whose records the kernel does
-	OwnRecords        uint64            `json:"ownRecords"`       // and those whose records are done here
+	KernelRecords     uint64            `json:"kernelRecords"`    // connections whose records the kernel did
+	OwnRecords        uint64            `json:"ownRecords"`       // and those whose records were done here
 	BadRecords        uint64            `json:"badRecords"`
 	PeerAlerts        uint64            `json:"peerAlerts"`
 	KeyUpdates        uint64            `json:"keyUpdatesRefused"`
