@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"net/http"
+	"runtime/debug"
 	"slices"
 	"strings"
 
@@ -147,11 +148,10 @@ func (s *shard) verifyNext() {
 	}
 	tokens := s.g.cfg.Tokens
 	err := s.g.submit(func() {
-		// Also after a panic, which the pool logs: who was not verified is told.
-		defer func() { s.post(func(s *shard) { s.verified(batch) }) }()
 		for i := range batch {
-			batch[i].session, batch[i].reason = tokens.Verify(batch[i].token)
+			s.g.verifyOne(tokens, &batch[i])
 		}
+		s.post(func(s *shard) { s.verified(batch) })
 	})
 	if err != nil {
 		s.g.count.PoolOverloads.Add(1)
@@ -159,6 +159,18 @@ func (s *shard) verifyNext() {
 	}
 	q.under = true
 	q.queue = slices.Delete(q.queue, 0, n)
+}
+
+// verifyOne verifies a token, on a worker. A mistake of ours is this token's alone:
+// the others of its batch have their verdicts.
+func (g *Gateway) verifyOne(tokens *auth.Tokens, ch *check) {
+	defer func() {
+		if p := recover(); p != nil {
+			g.count.PoolPanics.Add(1)
+			g.log.Error("verifying a token panicked; only its connection is closed", "panic", p, "stack", string(debug.Stack()))
+		}
+	}()
+	ch.session, ch.reason = tokens.Verify(ch.token)
 }
 
 // refuseKept refuses a handshake whose head was kept for its token.
@@ -181,29 +193,36 @@ func (s *shard) verified(batch []check) {
 			}
 			ch.reason = auth.UnknownKey
 		}
-		c := s.slots.get(ch.connRef)
-		if c == nil {
-			continue
-		}
-		if c.state == stateHead {
-			s.verifying--
-		}
-		c.flags &^= flagBusy
-		switch {
-		case c.state == stateOpen:
-			s.authenticated(c, ch)
-			if c = s.slots.get(ch.connRef); c != nil && c.state == stateOpen {
-				s.resume(ch.connRef, c)
-			}
-		case c.state != stateHead: // told goodbye meanwhile
-		case ch.reason != auth.OK:
-			s.refuseKept(ch.connRef, c, ch.reason)
-		default:
-			s.setSession(ch.connRef, ch.session)
-			s.headAgain(ch.connRef, c)
-		}
+		s.decided(ch)
 	}
 	s.verifyNext()
+}
+
+// decided goes on with one connection, whose token has its verdict.
+func (s *shard) decided(ch *check) {
+	r := ch.connRef
+	c := s.slots.get(r)
+	if c == nil {
+		return
+	}
+	defer s.survive(r)
+	if c.state == stateHead {
+		s.verifying--
+	}
+	c.flags &^= flagBusy
+	switch {
+	case c.state == stateOpen:
+		s.authenticated(c, ch)
+		if c = s.slots.get(r); c != nil && c.state == stateOpen {
+			s.resume(r, c)
+		}
+	case c.state != stateHead: // told goodbye meanwhile
+	case ch.reason != auth.OK:
+		s.refuseKept(r, c, ch.reason)
+	default:
+		s.setSession(r, ch.session)
+		s.headAgain(r, c)
+	}
 }
 
 // sweepChecks asks again about tokens whose keys may have come, and for a place in

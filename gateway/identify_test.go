@@ -293,6 +293,62 @@ func TestTokenEndsInTheWaitingRoom(t *testing.T) {
 	}
 }
 
+// A panic while a token is verified, or acted upon, is one connection's.
+func TestPanicOverAToken(t *testing.T) {
+	var calls, bad atomic.Int64
+	tokens := tokensFor(t, func(c *auth.Config) {
+		c.Now = func() time.Time {
+			if n := bad.Load(); n > 0 && calls.Add(1) == n {
+				panic("a mistake of ours")
+			}
+			return time.Now()
+		}
+	})
+	g := newTestGateway(t, func(c *Config) { c.Tokens, c.Shards = tokens, 1 })
+	head := g.head("+Authorization: Bearer " + mint(t, tokenSecret, claims()))
+	free := g.fillPool()
+	defer free()
+	var all []*raw
+	for range 10 {
+		r := g.raw(t)
+		r.send(head, 0)
+		all = append(all, r)
+	}
+	g.eventually("all to wait", func() bool {
+		n := 0
+		g.onShard(0, func(s *shard) { n = len(s.checks.queue) })
+		return n == 10
+	})
+	bad.Store(1) // the first of the batch
+	free()
+	got := map[int]int{}
+	for _, r := range all {
+		resp, err := http.ReadResponse(r.in, &http.Request{Method: "GET"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got[resp.StatusCode]++
+		r.conn.Close()
+	}
+	if got[500] != 1 || got[101] != 9 {
+		t.Errorf("%v", got)
+	}
+	if n := g.count.PoolPanics.Swap(0); n != 1 {
+		t.Errorf("%d panics counted", n)
+	}
+	g.wantNothingHeld(t, 0, 0)
+
+	g.onShard(0, func(s *shard) { s.sessions = nil })
+	r := g.raw(t)
+	r.send(head, 0)
+	r.wantStatus(http.StatusInternalServerError)
+	g.onShard(0, func(s *shard) { s.sessions = make(map[uint32]auth.Session) })
+	if n := g.count.LoopPanics.Swap(0); n != 1 {
+		t.Errorf("%d panics counted", n)
+	}
+	g.dialAs(mint(t, tokenSecret, claims()))
+}
+
 // With --reject ws a page can see that it is its token that is not good.
 func TestTokenRejectedInside(t *testing.T) {
 	tokens := tokensFor(t, nil)

@@ -63,6 +63,7 @@ func (s *shard) admitWaiting(r connRef) {
 		s.g.leaveGate()
 		return
 	}
+	defer s.survive(r)
 	c.flags |= flagAdmitted
 	c.state = stateHead
 	s.heads++
