@@ -14,8 +14,8 @@ const (
 	// checkBatch is how many tokens a worker verifies before the shard hears of
 	// them: some milliseconds' worth.
 	checkBatch = 32
-	// fetchPatience is how long a token whose key may be on its way is asked about
-	// again, once a tick.
+	// fetchPatience is how long a token waits whose key may be on its way. It is asked
+	// about again at a tick after a set was fetched.
 	fetchPatience = 30 // ticks
 )
 
@@ -26,6 +26,8 @@ type check struct {
 	token   string
 	id      wire.ID // of the op auth
 	begun   uint32  // tick
+	again   bool    // it was verified before, when sets had been fetched so often:
+	fetches uint64
 	session auth.Session
 	reason  auth.Reason // None: not verified
 }
@@ -170,7 +172,12 @@ func (g *Gateway) verifyOne(tokens *auth.Tokens, ch *check) {
 			g.log.Error("verifying a token panicked; only its connection is closed", "panic", p, "stack", string(debug.Stack()))
 		}
 	}()
-	ch.session, ch.reason = tokens.Verify(ch.token)
+	ch.fetches = tokens.Fetches() // before the verdict, so that no later one is missed
+	if ch.again {
+		ch.session, ch.reason = tokens.VerifyAgain(ch.token)
+	} else {
+		ch.session, ch.reason = tokens.Verify(ch.token)
+	}
 }
 
 // refuseKept refuses a handshake whose head was kept for its token.
@@ -187,11 +194,9 @@ func (s *shard) verified(batch []check) {
 	for i := range batch {
 		ch := &batch[i]
 		if ch.reason == auth.Fetching {
-			if s.now-ch.begun < fetchPatience {
-				s.checks.later = append(s.checks.later, *ch)
-				continue
-			}
-			ch.reason = auth.UnknownKey
+			ch.again = true
+			s.checks.later = append(s.checks.later, *ch)
+			continue
 		}
 		s.decided(ch)
 	}
@@ -222,16 +227,32 @@ func (s *shard) decided(ch *check) {
 	default:
 		s.setSession(r, ch.session)
 		s.headAgain(r, c)
+		if c = s.slots.get(r); c != nil && c.flags&flagReadable != 0 {
+			s.again(r, c) // it may have left meanwhile; of that no event comes again
+		}
 	}
 }
 
-// sweepChecks asks again about tokens whose keys may have come, and for a place in
-// the pool.
+// sweepChecks asks again about tokens whose keys may have come, gives up those that
+// wait too long, and asks for a place in the pool.
 func (s *shard) sweepChecks() {
 	q := &s.checks
-	q.queue = append(q.queue, q.later...)
-	clear(q.later)
-	q.later = q.later[:0]
+	if len(q.later) > 0 {
+		fetches := s.g.cfg.Tokens.Fetches()
+		was := q.later
+		q.later = nil
+		for i := range was {
+			switch ch := &was[i]; {
+			case ch.fetches != fetches:
+				q.queue = append(q.queue, *ch)
+			case s.now-ch.begun < fetchPatience:
+				q.later = append(q.later, *ch)
+			default: // nobody can say that it is bad
+				ch.reason = auth.Unavailable
+				s.decided(ch)
+			}
+		}
+	}
 	s.verifyNext()
 }
 

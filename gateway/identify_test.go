@@ -235,6 +235,36 @@ func TestGoneWhileVerified(t *testing.T) {
 	g.wantNothingHeld(t, 0, 0)
 }
 
+// One who leaves while its token is verified is not kept in the waiting room.
+func TestGoneBeforeItWaits(t *testing.T) {
+	tokens := tokensFor(t, nil)
+	g := newTestGateway(t, func(c *Config) { c.Tokens, c.MaxConnections, c.AdmissionWait, c.Shards = tokens, 1, time.Minute, 1 })
+	token := mint(t, tokenSecret, claims())
+	g.dialAs(token)
+	free := g.fillPool()
+	defer free()
+	r := g.raw(t)
+	r.send(g.head("+Authorization: Bearer "+token), 0)
+	gone := func() (verifying int, hangup bool) {
+		g.onShard(0, func(s *shard) {
+			verifying = s.verifying
+			for i := range s.slots.size() {
+				c := s.slots.at(i)
+				hangup = hangup || c.state == stateHead && c.flags&(flagReadable|flagHangup) != 0
+			}
+		})
+		return verifying, hangup
+	}
+	g.eventually("it to be verified", func() bool { n, _ := gone(); return n == 1 })
+	r.reset()
+	g.eventually("its going to be seen", func() bool { _, hangup := gone(); return hangup })
+	free()
+	g.eventually("it to be forgotten", func() bool { return g.held() == 1 })
+	if n := g.room.Counts().Waiting; n != 0 || g.count.Waited.Load() != 1 {
+		t.Errorf("%d wait", n)
+	}
+}
+
 // A full house says so without looking at tokens, and a token makes no place.
 func TestFullWithTokens(t *testing.T) {
 	tokens := tokensFor(t, nil)
@@ -455,6 +485,15 @@ func TestKeyRotation(t *testing.T) {
 	if n := first.in.Buffered(); n > 0 || g.Stats().Tokens.Sessions != 2 {
 		t.Errorf("%d bytes before its key came; %+v", n, g.Stats().Tokens)
 	}
+	// It is not asked about again before a set was fetched: for that it would need
+	// a worker.
+	free := g.fillPool()
+	overloads := g.count.PoolOverloads.Load()
+	time.Sleep(5 * tick)
+	if n := g.count.PoolOverloads.Load() - overloads; n > 0 {
+		t.Errorf("asked about %d times while its key was fetched", n)
+	}
+	free()
 	close(hold)
 	first.wantStatus(http.StatusSwitchingProtocols)
 	if f := first.text(); !strings.HasPrefix(f, `{"t":"hello"`) {

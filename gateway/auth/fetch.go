@@ -43,9 +43,11 @@ type fetched struct {
 	// Any goroutine.
 	asked    *rate.Limiter // requests that unknown keys may cause
 	ask      chan struct{}
-	under    atomic.Bool  // a request is under way, or will be at once
-	failures atomic.Int64 // in all
-	good     atomic.Int64 // Unix ms of the last good one
+	under    atomic.Bool   // a request is under way, or will be at once
+	failed   atomic.Bool   // the last one did
+	ended    atomic.Uint64 // requests that have, good or not
+	failures atomic.Int64  // in all
+	good     atomic.Int64  // Unix ms of the last good one
 }
 
 func newFetched(at *url.URL, cfg *Config) *fetched {
@@ -80,7 +82,12 @@ func (f *fetched) run(ctx context.Context) {
 	retry := retryFirst
 	for {
 		wait := f.every
-		if err := f.fetch(ctx); err == nil {
+		select {
+		case <-f.ask: // what comes now will do for who has asked
+		default:
+		}
+		err := f.fetch(ctx)
+		if err == nil {
 			retry = retryFirst
 			f.good.Store(time.Now().UnixMilli())
 		} else if ctx.Err() == nil {
@@ -89,18 +96,42 @@ func (f *fetched) run(ctx context.Context) {
 			wait = min(retry, f.every)
 			retry = min(2*retry, retryMost)
 		}
+		f.failed.Store(err != nil)
 		f.under.Store(false)
-		t := time.NewTimer(wait)
-		select {
-		case <-ctx.Done():
-			t.Stop()
+		f.ended.Add(1)
+		if !f.sleep(ctx, wait) {
 			return
-		case <-f.ask:
-		case <-t.C:
 		}
-		t.Stop()
 		f.under.Store(true)
 	}
+}
+
+// sleep waits for the next request: for so long, or, if one is asked for, until that
+// may be. It reports false when ctx ends.
+func (f *fetched) sleep(ctx context.Context, wait time.Duration) bool {
+	t := time.NewTimer(wait)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	case <-f.ask:
+	}
+	early := f.asked.Reserve().Delay()
+	if early == 0 {
+		return true
+	}
+	f.under.Store(false) // who found the allowance unspent was not alone
+	soon := time.NewTimer(early)
+	defer soon.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+	case <-soon.C:
+	}
+	return true
 }
 
 func (f *fetched) fetch(ctx context.Context) error {
@@ -131,19 +162,23 @@ func (f *fetched) fetch(ctx context.Context) error {
 	return f.take(text)
 }
 
-// refresh has the set fetched for a key that is not in it, unless that was done
-// lately. It reports whether a request is under way.
-func (f *fetched) refresh() bool {
+// refresh has the set fetched for a key that is not in it: at once, or, when that was
+// done lately, as soon as it may be again if later is set. It reports whether a
+// request is under way.
+func (f *fetched) refresh(later bool) (under bool) {
 	if f.under.Load() {
 		return true
 	}
-	if !f.asked.Allow() {
+	under = f.asked.Tokens() >= 1
+	if !under && !later {
 		return false
 	}
-	f.under.Store(true)
+	if under {
+		f.under.Store(true)
+	}
 	select {
 	case f.ask <- struct{}{}:
 	default: // somebody else has asked
 	}
-	return true
+	return under
 }

@@ -110,7 +110,7 @@ func TestRotation(t *testing.T) {
 	begin := time.Now()
 	for i := range 20_000 {
 		_, why := tokens.Verify(mint(t, "HS256", secret, good(), "kid", fmt.Sprint("no-", i)))
-		if why != UnknownKey && why != Fetching {
+		if why != Unavailable && why != Fetching {
 			t.Fatal(why)
 		}
 	}
@@ -125,6 +125,52 @@ func TestRotation(t *testing.T) {
 		_, why := tokens.Verify(first)
 		return why != OK
 	})
+}
+
+// A key that comes while the allowance of requests is spent is fetched as soon as
+// there is one again, without anybody's asking; until then its tokens are not called
+// bad, and a kid that no issuer gives has nothing fetched.
+func TestRotationTwiceAtOnce(t *testing.T) {
+	first, second := jwk(t, edKey().Public(), "kid", "first"), jwk(t, ecKey().Public(), "kid", "second")
+	is := newIssuer(t, jwks(t, first))
+	tokens := newTokens(t, Config{KeySets: []string{is.URL}, FetchSpacing: 700 * time.Millisecond})
+	if _, why := settled(t, tokens, mint(t, "EdDSA", edKey(), good(), "kid", "first")); why != OK {
+		t.Fatal(why)
+	}
+	was := tokens.Fetches()
+	unknown := mint(t, "EdDSA", edKey(), good(), "kid", "none")
+	if _, why := tokens.Verify(unknown); why != Fetching { // spends the allowance
+		t.Fatal(why)
+	}
+	eventually(t, "the set", func() bool { return tokens.Fetches() > was })
+	if _, why := tokens.VerifyAgain(unknown); why != UnknownKey {
+		t.Errorf("after its set was fetched: %v", why)
+	}
+	is.set(jwks(t, first, second))
+	for _, kid := range []string{"../x", "a/b"} {
+		if _, why := tokens.Verify(mint(t, "ES256", ecKey(), good(), "kid", kid)); why != UnknownKey {
+			t.Errorf("%s: %v", kid, why)
+		}
+	}
+	if len(tokens.fetched[0].ask) > 0 {
+		t.Error("a locator has the set fetched")
+	}
+	next := mint(t, "ES256", ecKey(), good(), "kid", "second")
+	if _, why := tokens.Verify(next); why != Unavailable {
+		t.Errorf("while nothing may be fetched: %v", why)
+	}
+	eventually(t, "the set again", func() bool { return tokens.Fetches() > was+1 })
+	if _, why := tokens.VerifyAgain(next); why != OK {
+		t.Error(why)
+	}
+
+	// Nor is it called bad when the issuer fails.
+	is.set("<html>")
+	eventually(t, "a failure", func() bool { tokens.Verify(unknown); return tokens.Stats().FetchFails > 0 })
+	eventually(t, "its end", func() bool { _, why := tokens.VerifyAgain(unknown); return why != Fetching })
+	if _, why := tokens.VerifyAgain(unknown); why != Unavailable {
+		t.Errorf("while the issuer fails: %v", why)
+	}
 }
 
 // While the issuer does not answer nobody waits, and known keys count.
@@ -160,7 +206,7 @@ func TestSlowIssuer(t *testing.T) {
 // An issuer that is not there yet is no reason not to start, nor to call tokens bad.
 func TestIssuerComesLater(t *testing.T) {
 	is, log := newIssuer(t, "<html>"), new(logged)
-	tokens := newTokens(t, Config{KeySets: []string{strings.Replace(is.URL, "//", "//t0ken@", 1) + "/jwks?key=hunter2"}, Log: log.logger()})
+	tokens := newTokens(t, Config{Keys: parsed(t, "EdDSA", publicPEM(newEd())), KeySets: []string{strings.Replace(is.URL, "//", "//t0ken@", 1) + "/jwks?key=hunter2"}, Log: log.logger()})
 	token := mint(t, "EdDSA", edKey(), good(), "kid", "a")
 	eventually(t, "the first failure", func() bool { return tokens.Stats().FetchFails > 0 })
 	if _, why := tokens.Verify(token); why != Unavailable {

@@ -22,7 +22,7 @@ const (
 	Identity                  // good, but of another subject than the connection's
 	BadAPIKey                 // no API key, or one that is not known
 	Fetching                  // the key may be in a set that is being fetched: ask again soon
-	Unavailable               // no set of keys could be fetched yet
+	Unavailable               // its key may be in a set that can't be fetched just now
 	Reasons                   // how many there are
 )
 
@@ -44,7 +44,7 @@ var reasons = [Reasons]struct{ name, text string }{
 	Identity:    {"identity", "the token is another identity's than the connection's"},
 	BadAPIKey:   {"api_key", "an API key is needed here: Authorization: Bearer, or X-API-Key"},
 	Fetching:    {"fetching", "the keys are being fetched"},
-	Unavailable: {"unavailable", "the keys to verify tokens with could not be fetched yet"},
+	Unavailable: {"unavailable", "the keys to verify this token with could not be fetched yet"},
 }
 
 // String is the reason's name in counters and logs.

@@ -226,15 +226,30 @@ func channels(claim any) (list []string, ok bool) {
 	return nil, false
 }
 
-// Verify says what a token allows, or why it allows nothing. It takes
-// tens of microseconds with HMAC and ten times that with ECDSA. After Fetching it may be asked again: the answer then is another as soon
-// as the set of keys was fetched.
-func (t *Tokens) Verify(token string) (Session, Reason) {
+// Verify says what a token allows, or why it allows nothing. It takes tens of
+// microseconds with HMAC and ten times that with ECDSA. After Fetching ask
+// VerifyAgain, once Fetches has grown.
+func (t *Tokens) Verify(token string) (Session, Reason) { return t.verify(token, false) }
+
+// VerifyAgain is Verify for a token whose key was being fetched when it was asked
+// about first. It has nothing fetched: a key that is still in no set is not known.
+func (t *Tokens) VerifyAgain(token string) (Session, Reason) { return t.verify(token, true) }
+
+// Fetches is how many times a set was fetched, or could not be. While it stays the
+// same, so does what becomes of a token whose key is being fetched.
+func (t *Tokens) Fetches() (n uint64) {
+	for _, f := range t.fetched {
+		n += f.ended.Load()
+	}
+	return n
+}
+
+func (t *Tokens) verify(token string, again bool) (Session, Reason) {
 	if len(token) > MaxToken {
 		return Session{}, Malformed
 	}
 	c := jwt.MapClaims{} // no struct: its fields would match other spellings, such as EXP
-	look := lookup{tokens: t}
+	look := lookup{tokens: t, again: again}
 	if _, err := t.parser.ParseWithClaims(token, c, look.keys); err != nil {
 		return Session{}, look.reason(err)
 	}
@@ -270,8 +285,11 @@ func (t *Tokens) Verify(token string) (Session, Reason) {
 // lookup is the search for one token's key.
 type lookup struct {
 	tokens  *Tokens
+	again   bool // it was looked for before, and a set was fetched for it
 	begun   bool // the header is one whose key was looked for
 	unknown bool // kid is in no set
+	unread  bool // some set was never fetched
+	odd     bool // kid is none that an issuer gives: missing, or a locator
 }
 
 // keys returns those the token may have been signed with: of its algorithm, and
@@ -287,28 +305,52 @@ func (l *lookup) keys(token *jwt.Token) (any, error) {
 	l.begun = true
 	t := l.tokens
 	var all, nameless []Key
-	unread := false
 	for _, set := range t.sets {
 		keys, read := set.named(id)
-		all, unread = append(all, keys...), unread || !read
+		all, l.unread = append(all, keys...), l.unread || !read
 		nameless = append(nameless, set.nameless()...)
 	}
 	l.unknown = len(t.sets) > 0 && len(all) == 0
-	if id == "" || len(all) == 0 && !locator(id) {
+	l.odd = id == "" || locator(id)
+	if id == "" || len(all) == 0 && !l.odd {
 		all = append(append(all, nameless...), t.keys...)
 	}
 	found := slices.DeleteFunc(slices.Clone(all), func(k Key) bool { return k.alg != token.Method.Alg() })
 	switch {
 	case len(found) > 0:
 		return verifiers(found), nil
-	case l.unknown && unread:
-		return nil, Unavailable
-	case l.unknown && t.refresh():
-		return nil, Fetching
 	case len(all) > 0:
-		return nil, Algorithm
+		return nil, l.missing(Algorithm)
 	}
-	return nil, UnknownKey
+	return nil, l.missing(UnknownKey)
+}
+
+// missing is why a token is refused that no key at hand has signed: final, unless its
+// key may be in a set that is on its way, or can't be had just now.
+func (l *lookup) missing(final Reason) Reason {
+	t := l.tokens
+	switch {
+	case !l.unknown || len(t.fetched) == 0:
+		return final
+	case l.unread:
+		return Unavailable
+	}
+	under, failed := false, false
+	for _, f := range t.fetched {
+		if l.again {
+			under = f.under.Load() || under
+		} else {
+			under = f.refresh(!l.odd) || under
+		}
+		failed = f.failed.Load() || failed
+	}
+	switch {
+	case under:
+		return Fetching
+	case !l.odd && (failed || !l.again): // another token has just had the set fetched
+		return Unavailable
+	}
+	return final
 }
 
 // keyID is the token's kid, "" without. It is only ever compared with those of
@@ -332,14 +374,6 @@ func locator(kid string) bool {
 		strings.ContainsFunc(kid, func(c rune) bool { return c < ' ' || c == 0x7f })
 }
 
-// refresh has the sets at URLs fetched; it reports whether any is on its way.
-func (t *Tokens) refresh() (under bool) {
-	for _, f := range t.fetched {
-		under = f.refresh() || under
-	}
-	return under
-}
-
 // reason is why the parser refused.
 func (l *lookup) reason(err error) Reason {
 	var own Reason
@@ -347,13 +381,10 @@ func (l *lookup) reason(err error) Reason {
 	case errors.As(err, &own):
 		return own
 	case errors.Is(err, jwt.ErrTokenSignatureInvalid):
-		switch {
-		case !l.begun:
+		if !l.begun {
 			return Algorithm // of none that is accepted
-		case l.unknown && l.tokens.refresh():
-			return Fetching // it may be of a key that is new, not of those without a name
 		}
-		return Signature
+		return l.missing(Signature) // it may be of a key that is new, not of those without a name
 	case errors.Is(err, jwt.ErrTokenUnverifiable):
 		return Algorithm
 	case errors.Is(err, jwt.ErrTokenExpired):
