@@ -101,6 +101,7 @@ type Stats struct {
 	AuthFailed map[string]uint64 `json:"authFailed"`       // tokens and API keys not accepted, by reason
 	Forbidden  uint64            `json:"apiKeysForbidden"` // requests whose API key is for something else
 	AdminBusy  uint64            `json:"adminRefused"`     // connections to the admin port beyond its bound
+	FilesBad   int64             `json:"accessFilesBad"`   // times a file of keys or revocations was changed to what can't be used
 	AuthEnded  map[string]uint64 `json:"authEnded"`        // connections whose token went bad, by reason
 	TLS        *TLSStats         `json:"tls,omitempty"`
 
@@ -259,6 +260,10 @@ func (g *Gateway) Stats() Stats {
 			Sessions: n, SessionBytes: n * sessionBytes, Grants: ts.Grants, Keys: ts.Keys,
 			Revoked: ts.Revoked, FetchFails: ts.FetchFails, KeysAgeMs: ts.OldestMs,
 		}
+		st.FilesBad = ts.FileFails
+	}
+	if keys := g.cfg.APIKeys; keys != nil {
+		st.FilesBad += keys.ReloadFails()
 	}
 	st.Forbidden, st.AdminBusy = c.KeysForbidden.Load(), c.AdminRefused.Load()
 	st.AuthFailed, st.AuthEnded = byReason(&c.AuthFailed), byReason(&c.AuthEnded)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"strings"
 
@@ -19,6 +20,28 @@ const (
 	envTokenKey    = "ODIN_TOKEN_KEY"    // as in a file of --token-key-file, perhaps with ALG: before it
 	envPublishKeys = "ODIN_PUBLISH_KEYS" // lines as in --publish-key-file
 )
+
+// secretsIn is the part of an environment that has them.
+func secretsIn(environ []string) (some []string) {
+	for _, name := range []string{envTokenKey, envPublishKeys} {
+		if text, set := lookupEnv(environ, name); set {
+			some = append(some, name+"="+text)
+		}
+	}
+	return some
+}
+
+// emptySecrets refuses those that are there and empty. Elsewhere that is as good as
+// not there; here it would open what was to be closed.
+func emptySecrets(environ []string) error {
+	var errs []error
+	for _, kv := range secretsIn(environ) {
+		if name, text, _ := strings.Cut(kv, "="); strings.TrimSpace(text) == "" {
+			errs = append(errs, fmt.Errorf("%s is empty, which would let everybody in: give it, or unset it", name))
+		}
+	}
+	return errors.Join(errs...)
+}
 
 // maxSecretFile bounds a file with keys or a secret, bytes.
 const maxSecretFile = 1 << 20
@@ -161,6 +184,15 @@ func (a *access) say(l *loaded, log *slog.Logger) {
 	} else {
 		log.Info("The admin port needs an API key", "keys", a.keys.Len())
 	}
+	if host, _, err := net.SplitHostPort(string(l.NATSListen)); err == nil && !isLoopback(host) && (a.tokens != nil || a.keys != nil) {
+		log.Warn("The NATS port asks for no token and no API key: who reaches it may read and publish everything, unless --nats-config has users for it", "addr", string(l.NATSListen))
+	}
+}
+
+// isLoopback reports whether a host reaches this machine only.
+func isLoopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
 // readSmall reads a file with a secret or keys.

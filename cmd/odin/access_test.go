@@ -152,6 +152,8 @@ func TestAccessSettings(t *testing.T) {
 		{name: "keys in a file", args: []string{"--admin-addr", "10.0.0.1:8081", "--publish-key-file", writeFile(t, "keys", line)}, key: true},
 
 		{name: "no keys away from home", args: []string{"--admin-addr", ":8081"}, wrong: "give --publish-key-file", early: true},
+		{name: "an empty secret", env: []string{"ODIN_TOKEN_KEY= "}, wrong: "ODIN_TOKEN_KEY is empty", early: true},
+		{name: "no lines", env: []string{"ODIN_PUBLISH_KEYS="}, wrong: "ODIN_PUBLISH_KEYS is empty", early: true},
 		{name: "bad pattern", args: []string{"--token-key-file", secret}, env: []string{"ODIN_ANONYMOUS_READ=a>"}, wrong: "ODIN_ANONYMOUS_READ", early: true},
 		{name: "bad set", env: []string{"ODIN_JWKS=ftp://x/y"}, wrong: "ODIN_JWKS", early: true},
 		{name: "patterns without keys", args: []string{"--anonymous-read", "public.*"}, wrong: "--anonymous-read restricts nobody"},
@@ -223,6 +225,50 @@ func TestConfigPrintHidesSecrets(t *testing.T) {
 		for _, s := range []string{testSecret, "hunter2", "odin_x", "t0ken"} {
 			if strings.Contains(r.out, s) {
 				t.Errorf("%q is shown: %s", s, r.out)
+			}
+		}
+	}
+}
+
+// A file whose keys are in the environment is checked with them.
+func TestConfigCheckWithKeys(t *testing.T) {
+	file := writeFile(t, "odin.yaml", "admin_addr: :8081\n")
+	made := odin(t, nil, "", "key", "new", "x", "--channels", "*")
+	line := strings.Split(made.out, "\n")[3]
+	if r := odin(t, nil, "", "config", "check", file); r.code != exitUsage {
+		t.Errorf("without keys: %+v", r)
+	}
+	if r := odin(t, []string{"ODIN_PUBLISH_KEYS=" + line, "ODIN_PING=nonsense"}, "", "config", "check", file); r.code != 0 {
+		t.Errorf("with them: %+v", r)
+	}
+	if r := odin(t, []string{"ODIN_PUBLISH_KEYS="}, "", "config", "check", writeFile(t, "b.yaml", "ping: 20s\n")); r.code != exitUsage {
+		t.Errorf("empty: %+v", r)
+	}
+}
+
+// Beside keys, a NATS port that all can reach is said to be one without.
+func TestNATSPortBesideKeys(t *testing.T) {
+	secret := writeFile(t, "secret", testSecret)
+	for listen, want := range map[string]bool{":4222": true, "10.0.0.1:4222": true, "127.0.0.1:4222": false, "[::1]:4222": false, "localhost:4222": false, "": false} {
+		for _, keyed := range []bool{true, false} {
+			args := []string{"--nats-listen", listen}
+			if keyed {
+				args = append(args, "--token-key-file", secret)
+			}
+			l, err := load(t, args, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var said bytes.Buffer
+			log := slog.New(slog.NewTextHandler(&said, nil))
+			a, err := l.access(log)
+			if err != nil {
+				t.Fatal(err)
+			}
+			a.say(l, log)
+			a.close()
+			if got := strings.Contains(said.String(), "The NATS port"); got != (want && keyed) {
+				t.Errorf("%q, keys %v: %s", listen, keyed, &said)
 			}
 		}
 	}

@@ -14,7 +14,7 @@ func newConfig(environ []string) *cobra.Command {
 		Args:  cobra.ArbitraryArgs,
 		RunE:  group,
 	}
-	cmd.AddCommand(newConfigPrint(environ), newConfigCheck())
+	cmd.AddCommand(newConfigPrint(environ), newConfigCheck(environ))
 	return cmd
 }
 
@@ -83,15 +83,17 @@ func (l *loaded) writeJSON(enc *json.Encoder) error {
 	return enc.Encode(all)
 }
 
-func newConfigCheck() *cobra.Command {
+func newConfigCheck(environ []string) *cobra.Command {
 	return &cobra.Command{
-		Use:     "check FILE",
-		Short:   "Check a configuration file",
-		Long:    "Check reads a file as serve would, without environment and flags, and says\nwhat is wrong with it and on which line. Exit code 0 means that serve takes it.",
+		Use:   "check FILE",
+		Short: "Check a configuration file",
+		Long: `Check reads a file as serve would, without flags, and of the environment only the
+secrets that no file can have (ODIN_TOKEN_KEY, ODIN_PUBLISH_KEYS), and says what is
+wrong with it and on which line. Exit code 0 means that serve takes it.`,
 		Example: "  odin config check odin.yaml",
 		Args:    nArgs(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if _, err := loadLayers(args[0], nil, nil); err != nil {
+			if _, err := loadLayers(args[0], secretsIn(environ), nil); err != nil {
 				return err
 			}
 			_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s: ok\n", args[0])

@@ -313,11 +313,14 @@ func (l *loaded) validate() error {
 			bad(flag, "want HOST:PORT or :PORT, not %q", addr)
 		}
 	}
-	if host, _, err := net.SplitHostPort(string(l.AdminAddr)); err == nil && host != "localhost" {
+	if host, _, err := net.SplitHostPort(string(l.AdminAddr)); err == nil && !isLoopback(host) {
 		lines, _ := lookupEnv(l.environ, envPublishKeys)
-		if ip := net.ParseIP(host); (ip == nil || !ip.IsLoopback()) && l.PublishKeyFile == "" && lines == "" {
+		if l.PublishKeyFile == "" && lines == "" {
 			bad("admin-addr", "%s is no loopback address, and no API key guards the admin port: use 127.0.0.1, or give --publish-key-file", l.AdminAddr)
 		}
+	}
+	if err := emptySecrets(l.environ); err != nil {
+		errs = append(errs, err)
 	}
 	if (l.TLSCert == "") != (l.TLSKey == "") {
 		bad("tls-cert", "a certificate and its key go together: give --tls-cert and --tls-key, or neither")

@@ -54,6 +54,7 @@ type APIKey struct {
 type APIKeys struct {
 	list    atomic.Pointer[[]*APIKey] // nil before the first are read
 	log     *slog.Logger
+	fails   atomic.Int64 // changes of the file that could not be used
 	cancel  context.CancelFunc
 	running sync.WaitGroup
 }
@@ -74,7 +75,7 @@ func NewAPIKeys(file string, lines []byte, log *slog.Logger) (*APIKeys, error) {
 		}
 		return k, nil
 	}
-	w := &watched{path: file, most: maxKeyFile, take: k.take, log: log}
+	w := &watched{path: file, most: maxKeyFile, take: k.take, log: log, fails: &k.fails}
 	if err := w.first(); err != nil {
 		cancel()
 		return nil, err
@@ -165,6 +166,9 @@ func (k *APIKeys) Find(secret string) *APIKey {
 
 // Len is how many keys there are. None lets nobody pass, not everybody.
 func (k *APIKeys) Len() int { return len(*k.list.Load()) }
+
+// ReloadFails is how often the file was changed to what can't be used.
+func (k *APIKeys) ReloadFails() int64 { return k.fails.Load() }
 
 // NewAPIKey makes a key: the secret, which is nowhere else, and the line that
 // stands for it in a file. patterns may be empty.

@@ -300,6 +300,7 @@ func TestRevocation(t *testing.T) {
 	file, log := inDir(t, "revoked"), new(logged)
 	write(t, file, "")
 	tokens := newTokens(t, Config{Keys: parsed(t, "", secret), Revoked: file, Log: log.logger()})
+	spaced := Session{Grant: &Grant{subject: fingerprintOf("sub", "ann\tsmith")}}
 	var sessions []Session
 	for _, c := range [][2]string{{"j1", "ann"}, {"j2", "ann"}, {"j3", "bob"}, {"", ""}} {
 		s, why := tokens.Verify(mint(t, "HS256", secret, good("jti", c[0], "sub", c[1])))
@@ -314,14 +315,20 @@ func TestRevocation(t *testing.T) {
 		}
 		return list
 	}
-	write(t, file, "jti\tj2\n")
+	write(t, file, "jti\tj2\nsub ann\tsmith\n")
 	eventually(t, "one token", func() bool { return revoked() == "false true false false " })
+	if !tokens.Revoked(&spaced) {
+		t.Error("the rest of the line is not the name")
+	}
 	write(t, file, "jti j2\nsub bob\n# sub ann\n")
 	eventually(t, "one subject", func() bool { return revoked() == "false true true false " })
 	write(t, file, "ann\n")
 	eventually(t, "the bad file to be seen", func() bool { return strings.Contains(log.String(), "line 1: want") })
 	os.Remove(file)
 	eventually(t, "its going to be seen", func() bool { return strings.Contains(log.String(), "no such file") })
+	if n := tokens.Stats().FileFails; n != 2 {
+		t.Errorf("%d failures counted", n)
+	}
 	if revoked() != "false true true false " {
 		t.Errorf("a file that can't be read lets them in again: %s", revoked())
 	}

@@ -3,7 +3,6 @@ package auth
 import (
 	"bytes"
 	"fmt"
-	"strings"
 	"sync/atomic"
 )
 
@@ -28,8 +27,9 @@ func (r *revocations) take(text []byte) error {
 		if len(line) == 0 || line[0] == '#' {
 			continue
 		}
-		kind, rest, _ := strings.Cut(strings.Replace(string(line), "\t", " ", 1), " ")
-		if rest = strings.TrimSpace(rest); rest == "" || kind != "jti" && kind != "sub" {
+		at := max(0, bytes.IndexAny(line, " \t"))
+		kind, rest := string(line[:at]), string(bytes.TrimSpace(line[at:]))
+		if kind != "jti" && kind != "sub" {
 			return fmt.Errorf("line %d: want jti ID or sub NAME", n)
 		}
 		set[fingerprintOf(kind, rest)] = struct{}{}

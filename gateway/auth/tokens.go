@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
@@ -63,6 +64,7 @@ type Tokens struct {
 	// Any goroutine.
 	grants  grants
 	revoked revocations
+	fails   atomic.Int64 // changes of files that could not be used
 }
 
 // Session is what one good token allows, and until when.
@@ -138,10 +140,10 @@ func (t *Tokens) open(cfg *Config) (files []*watched, err error) {
 		}
 		set := &keySet{secrets: true}
 		t.sets = append(t.sets, set)
-		files = append(files, &watched{path: name, most: maxKeySet, take: set.take, log: cfg.Log})
+		files = append(files, &watched{path: name, most: maxKeySet, take: set.take, log: cfg.Log, fails: &t.fails})
 	}
 	if cfg.Revoked != "" {
-		files = append(files, &watched{path: cfg.Revoked, most: maxRevoked, take: t.revoked.take, log: cfg.Log})
+		files = append(files, &watched{path: cfg.Revoked, most: maxRevoked, take: t.revoked.take, log: cfg.Log, fails: &t.fails})
 	}
 	for _, f := range files {
 		if err := f.first(); err != nil {
@@ -405,12 +407,13 @@ type TokenStats struct {
 	Grants     int   // different ones in use, or not yet collected
 	Revoked    int   // entries of the list
 	FetchFails int64 // of sets at URLs
+	FileFails  int64 // changes of files that could not be used
 	OldestMs   int64 // since the set that is longest out of date was fetched; -1: one never was
 }
 
 // Stats reads it.
 func (t *Tokens) Stats() TokenStats {
-	s := TokenStats{Keys: len(t.keys), Grants: t.grants.bySubject.size(), Revoked: t.revoked.size()}
+	s := TokenStats{Keys: len(t.keys), Grants: t.grants.bySubject.size(), Revoked: t.revoked.size(), FileFails: t.fails.Load()}
 	for _, set := range t.sets {
 		s.Keys += set.size()
 	}

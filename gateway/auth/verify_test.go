@@ -341,7 +341,7 @@ func TestAPIKeys(t *testing.T) {
 	eventually(t, "the file to be read again", func() bool { return keys.Find(feed) == nil && keys.Len() == 1 })
 	write(t, file, "feed-1 "+feed)
 	eventually(t, "the bad file to be seen", func() bool { return strings.Contains(log.String(), "stays in force") })
-	if keys.Find(ops) == nil {
+	if keys.Find(ops) == nil || keys.ReloadFails() != 1 {
 		t.Error("a bad file took the keys away")
 	}
 	if strings.Contains(log.String(), feed) {

@@ -5,6 +5,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"sync/atomic"
 	"time"
 )
 
@@ -12,15 +13,17 @@ import (
 const lookEvery = time.Second
 
 // watched is a file that is read again when it changes. It is looked at, not
-// waited for: that also sees what Kubernetes does, which exchanges links. One
-// goroutine's.
+// waited for: that also sees what Kubernetes does, which exchanges links. One that is
+// written in place may be read half: who changes it should write another and rename
+// it. One goroutine's.
 type watched struct {
 	path  string
 	most  int64 // bytes it may have
 	take  func([]byte) error
 	log   *slog.Logger
 	seen  os.FileInfo
-	wrong string // what was last said to be wrong with it
+	wrong string        // what was last said to be wrong with it
+	fails *atomic.Int64 // counts what was
 }
 
 // first reads the file, which must be good.
@@ -57,6 +60,7 @@ func (w *watched) look() {
 		w.log.Info("A changed file was read again", "file", w.path)
 	case err.Error() != w.wrong:
 		w.wrong = err.Error()
+		w.fails.Add(1)
 		w.log.Error("A changed file can't be used; what it said before stays in force", "file", w.path, "err", err)
 	}
 }
