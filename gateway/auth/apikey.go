@@ -34,7 +34,8 @@ const (
 // Role is what an API key is for.
 type Role string
 
-// The roles. An admin may do what a publisher may, and all else.
+// The roles. An admin may see and do everything, but publish only where its patterns
+// say, as a publisher may.
 const (
 	RolePublish Role = "publish"
 	RoleAdmin   Role = "admin"
