@@ -1,5 +1,5 @@
 // Command autobahn runs the Autobahn test suite's cases against `odin serve
-// --echo` and fails on any that does not pass.
+// --echo --compression` and fails on any that does not pass.
 //
 //	autobahn [--odin bin/odin] [--cases 1,2,9.1] [--skip 12,13] [--suite auto|own|public] [--out FILE]
 //
@@ -9,6 +9,7 @@
 // it is only the one, and a public suite that is not there is an error.
 //
 // OK, INFORMATIONAL and, in cases for which the suite has such a word,
-// NON-STRICT pass. UNIMPLEMENTED passes where a case is of permessage-deflate and
-// the server does not accept it; the report names how many those were.
+// NON-STRICT pass. UNIMPLEMENTED passes where a case offers permessage-deflate with
+// nothing but a window below 32 KiB for the server, which it declines; the report
+// names how many those were.
 package main

@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// server is `odin serve --echo`.
+// server is `odin serve --echo --compression`.
 type server struct {
 	addr    string // host:port
 	version string // what `odin version` says
@@ -50,7 +50,7 @@ func serve(odin, dir string) (*server, error) {
 	defer log.Close()
 	// The suite's largest messages are 16 MiB.
 	s.cmd = exec.Command(odin, "serve", "--addr", s.addr, "--admin-addr", admin, "--data-dir", filepath.Join(dir, "data"),
-		"--echo", "--max-message", "17MiB", "--drain", "1s")
+		"--echo", "--compression", "--max-message", "17MiB", "--drain", "1s")
 	s.cmd.Stdout, s.cmd.Stderr = log, log
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := s.cmd.Start(); err != nil {

@@ -96,5 +96,16 @@ func (c *Case) Section() int {
 	return n
 }
 
+// SmallWindow reports whether a case offers permessage-deflate only with a window below
+// 32 KiB for what the server sends, RFC 7692 section 7.1.2.1.
+func (c *Case) SmallWindow() bool {
+	for _, offer := range c.deflate {
+		if _, bits, ok := strings.Cut(offer, "server_max_window_bits="); !ok || strings.HasPrefix(bits, "15") {
+			return false
+		}
+	}
+	return len(c.deflate) > 0
+}
+
 // Part is the number without its last part: "6.4" of "6.4.2", "3" of "3.2".
 func (c *Case) Part() string { return c.ID[:strings.LastIndexByte(c.ID, '.')] }
