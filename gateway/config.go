@@ -132,6 +132,8 @@ type Config struct {
 	// SendQueue ones, budget permitting: a client must survive the looks it is
 	// given to catch up. Shorter in tests only.
 	grace time.Duration
+	// deflateLate is channel.Config.DeflateLate.
+	deflateLate time.Duration
 }
 
 // Silence is how long the channels of a pattern may be silent.

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -18,12 +19,12 @@ import (
 
 	"github.com/odin-ws/odin/gateway/channel"
 	"github.com/odin-ws/odin/gateway/wire"
-	"github.com/odin-ws/odin/netpoll"
 )
 
-// compressing is for tests that let clients wait until the others have read.
+// compressing is for tests that let clients wait until the others have read, on
+// machines of any load.
 func compressing(c *Config) {
-	c.Compression, c.SendQueue, c.SlowTimeout, c.Ping = true, 100_000, time.Minute, time.Minute
+	c.Compression, c.deflateLate, c.SendQueue, c.SlowTimeout, c.Ping = true, time.Minute, 100_000, time.Minute, time.Minute
 }
 
 const offer = "+Sec-WebSocket-Extensions: permessage-deflate"
@@ -528,7 +529,6 @@ func TestBuffersOfThoseWhoLeft(t *testing.T) {
 	for name, end := range map[string]func(s *shard, r connRef, c *slot){
 		"closed":  func(s *shard, r connRef, c *slot) { s.close(r, c, true) },
 		"closing": func(s *shard, r connRef, c *slot) { s.fail(r, c, closeSlow, "") },
-		"a panic": func(s *shard, _ connRef, _ *slot) { s.loop = &brokenWrite{Loop: s.loop} },
 	} {
 		r := g.raw(t)
 		r.send(g.head("=GET /echo HTTP/1.1", offer), 0)
@@ -536,9 +536,7 @@ func TestBuffersOfThoseWhoLeft(t *testing.T) {
 		free := g.busyInflaters()
 		r.send(squeezed(text), 0)
 		g.eventually("the message to be at the pool", func() bool { return g.workers.Running() > 0 && g.pool.InUse() > 0 })
-		var whole netpoll.Loop
 		g.onShard(0, func(s *shard) {
-			whole = s.loop
 			for i := range s.slots.size() {
 				if c := s.slots.at(i); c.state == stateOpen {
 					end(s, connRef{i, c.gen}, c)
@@ -547,24 +545,40 @@ func TestBuffersOfThoseWhoLeft(t *testing.T) {
 		})
 		free()
 		g.eventually("all buffers, "+name, func() bool { return g.pool.InUse() == 0 })
-		g.onShard(0, func(s *shard) { s.loop = whole })
 		r.reset()
 		g.eventually("the client to be gone", func() bool { return g.held() == 0 })
 	}
 }
 
-// brokenWrite is a loop that panics when it is to write for the first time.
-type brokenWrite struct {
-	netpoll.Loop
-	done bool
-}
-
-func (l *brokenWrite) Write(fd int, b []byte) (int, error) {
-	if !l.done {
-		l.done = true
-		panic("broken")
+// What the pool was lent is given back once, whatever its work comes to.
+func TestWorkFreesOnce(t *testing.T) {
+	g := newTestGateway(t, func(c *Config) { c.Shards = 1 })
+	nothing := func(*shard, *slot) {}
+	for name, f := range map[string]func() func(*shard, *slot){
+		"done":                 func() func(*shard, *slot) { return nothing },
+		"a panic on the shard": func() func(*shard, *slot) { return func(*shard, *slot) { panic("a test") } },
+		"a panic in the pool":  func() func(*shard, *slot) { panic("a test") },
+		"a full pool":          nil,
+	} {
+		r := g.rawOpen(t)
+		var freed atomic.Int32
+		g.onShard(0, func(s *shard) {
+			if f == nil {
+				defer g.busyPool(t)()
+			}
+			for i := range s.slots.size() {
+				if c := s.slots.at(i); c.state == stateOpen && s.work(connRef{i, c.gen}, c, f, func() { freed.Add(1) }) != (f != nil) {
+					t.Errorf("%s: the pool has or has not taken it", name)
+				}
+			}
+		})
+		g.eventually(name, func() bool { return freed.Load() > 0 })
+		r.reset()
+		g.eventually("the client to be gone", func() bool { return g.held() == 0 })
+		if n := freed.Load(); n != 1 {
+			t.Errorf("%s: freed %d times", name, n)
+		}
 	}
-	return l.Loop.Write(fd, b)
 }
 
 // busyInflaters lets nothing be inflated in the pool until free is called.

@@ -143,6 +143,7 @@ func newGateway(cfg Config, newLoop func(netpoll.Config) (netpoll.Loop, error)) 
 		MaxPayload:  cfg.MaxPublish,
 		Silence:     cfg.silence,
 		Deflate:     g.wakeDeflater,
+		DeflateLate: cfg.deflateLate,
 		Wake:        func(shard int) { g.shards[shard].loop.Wake() },
 	})
 	peers, err := capacity.NewIPLimiter(capacity.IPConfig{Connections: cfg.IPConnections, Rate: cfg.IPRate})

@@ -3,6 +3,7 @@ package channel
 import (
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/odin-ws/odin/gateway/wire"
 )
@@ -22,11 +23,10 @@ const (
 	// deflateLag is how many entries of a channel compression may be behind. It
 	// passes over more.
 	deflateLag = 1024
-	// deflateLate is for how long a channel may have waited to be compressed, ms; what
-	// has waited longer is passed over. A round over the channels takes no longer than
-	// that and a batch, because nobody in it is younger, and what is left over from
-	// one is looked at in the next: nothing is later than twice that.
-	deflateLate = 25
+	// deflateLate is Config.DeflateLate where it is not given. A round over the channels
+	// takes no longer than that and a batch, because nobody in it is younger, and what
+	// is left over from one is looked at in the next: nothing is later than twice that.
+	deflateLate = 25 * time.Millisecond
 	// maxDeflateFrames is how large the buffer of a batch may be between two, bytes.
 	maxDeflateFrames = 128 << 10
 	// deflatedCost is the fixed cost of a chunk's deflated, and deflatedEntry that of
@@ -258,7 +258,7 @@ func (h *Hub) Deflate() {
 		d.work[i] = undeflated{}
 		now := h.cfg.Now()
 		d.since.Store(w.since)
-		if h.deflate(w.ch, now-w.since > deflateLate) {
+		if h.deflate(w.ch, now-w.since > h.cfg.DeflateLate.Milliseconds()) {
 			d.add(w, h.cfg.Deflate) // the others first
 			continue
 		}

@@ -349,7 +349,7 @@ func TestDeflateIsNeverLate(t *testing.T) {
 	if passed := h.Counters.DeflatePassed.Load(); done == 0 || done+passed != channels*perChannel {
 		t.Errorf("%d compressed, %d passed over of %d", done, passed, channels*perChannel)
 	}
-	if last > deflateLate+1 {
+	if last > deflateLate.Milliseconds()+1 {
 		t.Errorf("compressed after %d ms", last)
 	}
 	if got := h.TakeDeflated(1, nil); len(got) != channels {
@@ -434,7 +434,7 @@ func TestConcurrentDeflate(t *testing.T) {
 	undeflated, down := make(chan struct{}, 1), make(chan struct{})
 	h := New(Config{
 		Shards: readers, Keep: perChannel, Budget: 1 << 30, MaxChannels: 100, MaxPayload: 1000,
-		Wake: func(s int) { poke(wake[s]) }, Deflate: func() { poke(undeflated) },
+		Wake: func(s int) { poke(wake[s]) }, Deflate: func() { poke(undeflated) }, DeflateLate: time.Minute,
 	})
 	h.Open("e1", 0)
 	var deflating sync.WaitGroup

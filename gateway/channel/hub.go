@@ -32,6 +32,9 @@ type Config struct {
 	// Deflate is called when there is something to compress and was not: from then on
 	// a Hub.Deflate is due, on a goroutine of the caller's. nil: nobody asks for it.
 	Deflate func()
+	// DeflateLate is for how long a channel may have waited to be compressed; what has
+	// waited longer is passed over. 0 is 25 ms.
+	DeflateLate time.Duration
 	// Now is the clock, Unix ms; nil is the real one.
 	Now func() int64
 }
@@ -177,6 +180,9 @@ func New(cfg Config) *Hub {
 	}
 	if cfg.Deflate == nil {
 		cfg.Deflate = func() {}
+	}
+	if cfg.DeflateLate == 0 {
+		cfg.DeflateLate = deflateLate
 	}
 	if cfg.Silence == nil {
 		cfg.Silence = func(string) int64 { return 0 }
