@@ -66,13 +66,20 @@ var others = map[string]struct {
 	laxer []string // what we refuse and it does not
 }{
 	"gobwas": {byGobwas, []string{
-		"websocket: close 1002: malformed payload length", // it takes a length in more bytes than it needs
+		longForm, longControl,
+		"websocket: close 1002: close code not allowed in a frame", // it takes those from 5000 on
 	}},
 	"coder": {byCoder, []string{
-		"websocket: close 1002: malformed payload length",
+		longForm, longControl,
 		"websocket: close 1007: text is not UTF-8", // it leaves that to its user
 	}},
 }
+
+// Neither minds a length in more bytes than it needs.
+const (
+	longForm    = "websocket: close 1002: malformed payload length"
+	longControl = "websocket: close 1002: control frame payload limit exceeded"
+)
 
 // byParser is what Parser reads, and why it stops before the input's end; a
 // close frame is an end.
@@ -118,15 +125,19 @@ func byGobwas(in []byte) (out []string) {
 			return nil
 		}
 		code, reason := ws.ParseCloseFrameDataUnsafe(b)
+		known := code
+		if code >= 1012 && code <= 1014 { // IANA registered them after it was written
+			known = ws.StatusInternalServerError
+		}
 		if len(b) == 0 {
 			code = ws.StatusNoStatusRcvd
-		} else if len(b) == 1 || code != 1014 && ws.CheckCloseFrameData(code, reason) != nil { // it knows no 1014, which IANA registered later
+		} else if len(b) == 1 || ws.CheckCloseFrameData(known, reason) != nil {
 			return errors.New("a bad close")
 		}
 		out = append(out, told(uint16(code), reason))
 		return end
 	}
-	r := wsutil.Reader{Source: bytes.NewReader(in), State: ws.StateServerSide, CheckUTF8: true, OnIntermediate: control}
+	r := wsutil.Reader{Source: &sent{bytes.NewReader(in)}, State: ws.StateServerSide, CheckUTF8: true, OnIntermediate: control}
 	for {
 		h, err := r.NextFrame()
 		if err != nil {
@@ -187,8 +198,8 @@ func (h hijacked) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 }
 
 // sent is a connection to read from; what is written to it is gone. It ends in a
-// reset: coder/websocket takes an io.EOF between two reads of a message, or
-// between two fragments, for the message's own end.
+// reset: an io.EOF between two reads of a message, or between two fragments, is to
+// coder/websocket the message's own end, as it is to io.ReadAll.
 type sent struct{ in io.Reader }
 
 func (s *sent) Read(b []byte) (int, error) {
@@ -211,8 +222,10 @@ func (s *sent) SetWriteDeadline(time.Time) error { return nil }
 func TestOthersAreLaxer(t *testing.T) {
 	long := binary.BigEndian.AppendUint16([]byte{0x81, 0xfe}, 5)
 	for reason, in := range map[string]string{
-		"websocket: close 1002: malformed payload length": string(long) + "\x00\x00\x00\x00hello",
-		"websocket: close 1007: text is not UTF-8":        frame(0x81, "\xff"),
+		longControl: "\x89\xfe\x00\x00\x00\x00\x00\x00",
+		longForm:    string(long) + "\x00\x00\x00\x00hello",
+		"websocket: close 1007: text is not UTF-8":                 frame(0x81, "\xff"),
+		"websocket: close 1002: close code not allowed in a frame": closeFrame(5000, ""),
 	} {
 		ours, refused := byParser(t, []byte(in))
 		if len(ours) > 0 || refused == nil || refused.Error() != reason {
