@@ -29,6 +29,8 @@ type Input struct {
 	Replay int
 	// TLS is who does the records of the public port; the zero value: it is plain.
 	TLS TLSRecords
+	// Tokens says that readers show tokens, which are kept.
+	Tokens bool
 	// Descriptors is the limit of open files; see Descriptors. 0: not applied.
 	Descriptors uint64
 	// ReservedDescriptors is how many of them are not for clients; 0 means 256.
@@ -76,6 +78,7 @@ type Result struct {
 	Descriptors         uint64  `json:"descriptors"`          // a number; 0 if not applied
 	ReservedDescriptors int     `json:"reserved_descriptors"` // a number
 
+	Tokens            bool       `json:"tokens,omitempty"`
 	TLS               TLSRecords `json:"tls,omitempty"`
 	TLSHandshakeBytes int64      `json:"tls_handshake_bytes,omitempty"`
 
@@ -173,12 +176,13 @@ func (in Input) terms() (Result, error) {
 		Replay:              in.Replay,
 		Descriptors:         in.Descriptors,
 		ReservedDescriptors: in.ReservedDescriptors,
+		Tokens:              in.Tokens,
 		TLS:                 in.TLS,
 
 		in: in,
 	}
 	if r.BytesPerConnection == 0 {
-		r.BytesPerConnection = r.Profile.bytesPerConnection(r.Replay) + r.TLS.perConnection()
+		r.BytesPerConnection = r.Profile.bytesPerConnection(r.Replay) + r.TLS.perConnection() + tokensPerConnection(r.Tokens)
 	}
 	if r.RuntimeOverhead <= 0 {
 		r.RuntimeOverhead = DefaultRuntimeOverhead

@@ -77,6 +77,7 @@ func (p Profile) ConnectionTerms(replay int) []Term {
 // ConnectionTerms returns what BytesPerConnection is made of.
 func (r Result) ConnectionTerms() []Term {
 	terms := append(r.Profile.ConnectionTerms(r.Replay), r.TLS.connectionTerms()...)
+	terms = append(terms, tokenTerms(r.Tokens)...)
 	if sum(terms) == r.BytesPerConnection {
 		return terms
 	}

@@ -97,7 +97,7 @@ func (s *shard) authenticated(c *slot, ch *check) {
 		s.noteRefused(r, c, ch.reason)
 		s.fail(r, c, closeToken, ch.reason.Error())
 		return
-	case had && old.Grant.Subject != ch.session.Grant.Subject:
+	case had && !old.Grant.SameSubject(ch.session.Grant):
 		s.noteRefused(r, c, auth.Identity)
 		s.fail(r, c, closeAbuse, auth.Identity.Error())
 		return

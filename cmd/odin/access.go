@@ -107,6 +107,12 @@ func (l *loaded) access(log *slog.Logger) (a *access, err error) {
 	return a, err
 }
 
+// readersNeedTokens reports whether a token key is configured.
+func (l *loaded) readersNeedTokens() bool {
+	text, _ := lookupEnv(l.environ, envTokenKey)
+	return text != "" || len(l.TokenKeyFile.items)+len(l.JWKS.items) > 0
+}
+
 // tokenKeys reads the keys of --token-key-file and of the environment.
 func (l *loaded) tokenKeys() (keys []auth.Key, err error) {
 	add := func(where, alg string, text []byte) error {

@@ -25,6 +25,7 @@ type capacityFlags struct {
 	config                  string
 	compression             toggle
 	shards                  int // serve's
+	tokens                  toggle
 	measure, asJSON         bool
 	tls                     choice
 
@@ -51,8 +52,9 @@ runs in or for another size, which bound wins, and what would change it.
 With --memory the sum is for a container elsewhere: this one's descriptor limit
 is shown but not applied. What serve takes from the environment and --config
 (memory_limit, capacity_profile, max_connections, bytes_per_connection,
-runtime_overhead, backlog, compression, replay) holds here too, unless a flag says
-otherwise, and so does shards, which compression is counted by.
+runtime_overhead, backlog, compression, replay, and whether readers need tokens)
+holds here too, unless a flag says otherwise, and so does shards, which compression
+is counted by.
 
 --measure opens loopback connections and reads what they cost this kernel. The
 sum goes by the larger of that and the model's figure: what was measured is an
@@ -81,6 +83,7 @@ docs/capacity.md explains every term; --json says where each figure is from.`,
 	fs.SortFlags = false
 	fs.Var(&f.memory, "memory", "size of the container to reckon for; empty: this one")
 	fs.Var(&f.profile, "profile", "cost model: event-loop (this server) or goroutine (a goroutine, queue and replay buffer each)")
+	fs.VarPF(&f.tokens, "tokens", "", "readers show tokens, each of a subject of its own; left out: as --token-key-file and --jwks are set").NoOptDefVal = "true"
 	fs.VarPF(&f.tls, "tls", "", "the port speaks TLS, its records done by this process (own, the same as no value) or by the kernel; empty: plain, or as --tls-cert is set").NoOptDefVal = "own"
 	fs.Var(&f.replay, "replay", "messages kept for resuming; 0 with goroutine: its first phase, without a replay buffer")
 	fs.Var(&f.perConnection, "bytes-per-connection", "memory of one connection, kernel included; empty: the profile's")
@@ -117,6 +120,7 @@ func (f *capacityFlags) load(cmd *cobra.Command, environ []string) error {
 		"runtime-overhead":     func() { f.overhead = l.RuntimeOverhead },
 		"backlog":              func() { f.backlog = l.Backlog },
 		"compression":          func() { f.compression = l.Compression },
+		"tokens":               func() { f.tokens = toggle(l.readersNeedTokens()) },
 		"max-connections":      func() { f.maxConnections = l.MaxConnections },
 		"tls": func() {
 			if l.TLSCert != "" {
@@ -153,7 +157,7 @@ func (f *capacityFlags) load(cmd *cobra.Command, environ []string) error {
 func (f *capacityFlags) input(p capacity.Profile, limit capacity.Limit) capacity.Input {
 	return capacity.Input{
 		Limit: limit, Profile: p, Replay: int(f.replay), RuntimeOverhead: int64(f.overhead), Backlog: int64(f.backlog),
-		TLS:         capacity.TLSRecords(f.tls.word),
+		TLS: capacity.TLSRecords(f.tls.word), Tokens: bool(f.tokens),
 		Compression: compressionMemory(f.compression, f.shards),
 	}
 }

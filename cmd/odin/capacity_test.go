@@ -343,3 +343,30 @@ func TestMemoryHigh(t *testing.T) {
 		t.Errorf("garbage: %+v, %s", r, &log)
 	}
 }
+
+// Where readers need tokens the sum says so, wherever the key is.
+func TestCapacityWithTokens(t *testing.T) {
+	secret := writeFile(t, "secret", testSecret)
+	bytes := func(environ []string, args ...string) (n struct {
+		Bytes int64 `json:"bytes_per_connection"`
+	}) {
+		t.Helper()
+		r := odin(t, environ, "", append([]string{"capacity", "--memory", "512MiB", "--json"}, args...)...)
+		if err := json.Unmarshal([]byte(r.out), &n); r.code != 0 || err != nil {
+			t.Fatalf("%+v, %v", r, err)
+		}
+		return n
+	}
+	none := bytes(nil).Bytes
+	for name, got := range map[string]int64{
+		"flag": bytes(nil, "--tokens").Bytes, "file": bytes([]string{"ODIN_TOKEN_KEY_FILE=" + secret}).Bytes,
+		"text": bytes([]string{"ODIN_TOKEN_KEY=" + testSecret}).Bytes, "set": bytes([]string{"ODIN_JWKS=https://id.example/x"}).Bytes,
+	} {
+		if got != none+capacity.TokensPerConnection {
+			t.Errorf("%s: %d bytes, %d without", name, got, none)
+		}
+	}
+	if got := bytes([]string{"ODIN_TOKEN_KEY=" + testSecret}, "--tokens=false").Bytes; got != none {
+		t.Errorf("said not to: %d", got)
+	}
+}

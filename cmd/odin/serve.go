@@ -195,7 +195,7 @@ func (l *loaded) capacity(shards int, log *slog.Logger, records capacity.TLSReco
 		Limit:       limit, Profile: profile, BytesPerConnection: int64(l.BytesPerConnection),
 		RuntimeOverhead: int64(l.RuntimeOverhead), Backlog: int64(l.Backlog), Replay: int(l.Replay),
 		Descriptors: descriptors, ReservedDescriptors: reserved(descriptors, int(l.MaxHandshakes), records),
-		Configured: int(l.MaxConnections), TLS: records,
+		Configured: int(l.MaxConnections), TLS: records, Tokens: l.readersNeedTokens(),
 	})
 	if err != nil {
 		return r, usageError{err}

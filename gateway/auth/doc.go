@@ -18,8 +18,8 @@
 //	iss, aud  as configured; not looked at when nothing is
 //	sub       who it is; a connection keeps its sub for life
 //	jti       so that this one token can be revoked
-//	channels  what may be read: an array of patterns, or one text of them with
-//	          spaces between; without it Config.DefaultRead, else nothing
+//	channels  what may be read: an array of at most 128 patterns, or one text of
+//	          them with spaces between; without it Config.DefaultRead, else nothing
 //
 // A pattern is a channel, a prefix such as "trade.*", or "*" for everything. A
 // wildcard may be subscribed if a pattern covers all of it: "trade.*" covers

@@ -10,11 +10,13 @@ import (
 // connections with such tokens share it, so two are the same if their pointers
 // are. Immutable.
 type Grant struct {
-	Subject string // the claim sub, "" without
-	Reads   *Patterns
+	Reads *Patterns
 
-	subject fingerprint
+	subject fingerprint // of the claim sub: zero without
 }
+
+// SameSubject reports whether two are of tokens of one subject, or both of none.
+func (g *Grant) SameSubject(other *Grant) bool { return g.subject == other.subject }
 
 // grants has every Grant in use.
 type grants struct {
@@ -25,21 +27,22 @@ type grants struct {
 // of returns the Grant of a subject that may read what patterns say.
 func (g *grants) of(subject string, patterns *Patterns) *Grant {
 	list := patterns.String()
-	reads := g.patterns.get(list, func() *Patterns { return patterns })
-	return g.bySubject.get(subject+"\x00"+list, func() *Grant {
-		return &Grant{Subject: subject, Reads: reads, subject: fingerprintOf("sub", subject)}
+	reads := g.patterns.get(fingerprintOf("channels", list), func() *Patterns { return patterns })
+	return g.bySubject.get(fingerprintOf("grant", subject+"\x00"+list), func() *Grant {
+		return &Grant{Reads: reads, subject: fingerprintOf("sub", subject)}
 	})
 }
 
 // interner gives equal keys the same value while anybody has it. What nobody has
-// any more is forgotten with the garbage.
+// any more is forgotten with the garbage. Its keys are fingerprints: the texts they
+// are of may be kilobytes.
 type interner[T any] struct {
 	mu sync.Mutex
-	by map[string]weak.Pointer[T] // guarded by mu
+	by map[fingerprint]weak.Pointer[T] // guarded by mu
 }
 
 // get returns the value of key, making it if there is none.
-func (in *interner[T]) get(key string, build func() *T) *T {
+func (in *interner[T]) get(key fingerprint, build func() *T) *T {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	if v := in.by[key].Value(); v != nil {
@@ -47,7 +50,7 @@ func (in *interner[T]) get(key string, build func() *T) *T {
 	}
 	v := build()
 	if in.by == nil {
-		in.by = make(map[string]weak.Pointer[T])
+		in.by = make(map[fingerprint]weak.Pointer[T])
 	}
 	in.by[key] = weak.Make(v)
 	runtime.AddCleanup(v, in.forget, key)
@@ -55,7 +58,7 @@ func (in *interner[T]) get(key string, build func() *T) *T {
 }
 
 // forget drops a key whose value has gone, if no other has come since.
-func (in *interner[T]) forget(key string) {
+func (in *interner[T]) forget(key fingerprint) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	if p, has := in.by[key]; has && p.Value() == nil {

@@ -9,6 +9,10 @@ import (
 // maxChannel is the longest name of a channel or pattern, in bytes.
 const maxChannel = 128
 
+// MaxPatterns is how many patterns the claim channels may have: every connection may
+// have ones of its own.
+const MaxPatterns = 128
+
 // Patterns say which channels may be named. The zero value and nil cover none.
 // Immutable, so any goroutine may use them.
 type Patterns struct {

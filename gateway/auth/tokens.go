@@ -270,7 +270,7 @@ func (t *Tokens) verify(token string, again bool) (Session, Reason) {
 	reads := t.fallback
 	if claim, has := c["channels"]; has {
 		list, ok := channels(claim)
-		if reads, err = ParsePatterns(list); !ok || err != nil {
+		if reads, err = ParsePatterns(list); !ok || err != nil || len(list) > MaxPatterns {
 			return Session{}, Claims
 		}
 	}

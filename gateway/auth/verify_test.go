@@ -47,7 +47,7 @@ func TestGoodTokens(t *testing.T) {
 			t.Errorf("%s: %v", name, why)
 			continue
 		}
-		if s.Grant.Subject != "ann" || !s.Grant.Reads.Covers("trade.BTC") || s.Grant.Reads.Covers("book.BTC") || s.Until != now.Add(time.Minute).UnixMilli() {
+		if s.Grant.subject != fingerprintOf("sub", "ann") || !s.Grant.Reads.Covers("trade.BTC") || s.Grant.Reads.Covers("book.BTC") || s.Until != now.Add(time.Minute).UnixMilli() {
 			t.Errorf("%s: %+v %v", name, s, s.Grant)
 		}
 	}
@@ -134,6 +134,7 @@ func TestAttacks(t *testing.T) {
 		{"no aud", mint(t, "HS256", secret, good("aud", nil)), Claims},
 		{"channels of no such form", mint(t, "HS256", secret, good("channels", []string{"trade.>"})), Claims},
 		{"channels reserved", mint(t, "HS256", secret, good("channels", []string{"_sys.*"})), Claims},
+		{"channels too many", mint(t, "HS256", secret, good("channels", strings.Repeat("a ", MaxPatterns+1))), Claims},
 		{"channels an object", mint(t, "HS256", secret, good("channels", map[string]any{"a": 1})), Claims},
 		{"channels null", unsignedBut(t, `{"exp":1800000060,"iss":"https://id.example","aud":"odin","channels":null}`), Claims},
 		{"channels of numbers", mint(t, "HS256", secret, good("channels", []int{1})), Claims},
@@ -268,7 +269,22 @@ func TestGrantsAreShared(t *testing.T) {
 	if a.Grant != b.Grant || a.Grant == c.Grant || a.Grant.Reads != c.Grant.Reads {
 		t.Errorf("%p %p %p, patterns %p %p", a.Grant, b.Grant, c.Grant, a.Grant.Reads, c.Grant.Reads)
 	}
-	if n := tokens.Stats().Grants; n != 2 {
+	d, _ := tokens.Verify(mint(t, "HS256", secret, good("channels", strings.Repeat("a ", MaxPatterns-1)+"b.*")))
+	if d.Grant == nil || d.Grant != a.Grant {
+		t.Errorf("with as many patterns as may be: %p, %p", d.Grant, a.Grant)
+	}
+	if !a.Grant.SameSubject(b.Grant) || a.Grant.SameSubject(c.Grant) {
+		t.Error("subjects are confused")
+	}
+	for _, sub := range []string{"ann", "bob"} { // nor where nothing is read
+		e, _ := tokens.Verify(mint(t, "HS256", secret, good("sub", sub, "channels", "")))
+		if e.Grant.SameSubject(a.Grant) != (sub == "ann") || !e.Grant.Reads.Empty() {
+			t.Errorf("%s: %+v", sub, e.Grant)
+		}
+		runtime.KeepAlive(d)
+		d = e
+	}
+	if n := tokens.Stats().Grants; n < 3 {
 		t.Errorf("%d grants", n)
 	}
 	a, b, c = Session{}, Session{}, Session{}
