@@ -17,6 +17,9 @@ const (
 	// fetchPatience is how long a token waits whose key may be on its way. It is asked
 	// about again at a tick after a set was fetched.
 	fetchPatience = 30 // ticks
+	// checkBytes bounds the tokens that wait on a shard, bytes together: a thousand of
+	// 2 KiB.
+	checkBytes = 2 << 20
 )
 
 // check is a token to be verified, of a handshake or of the op auth. Its
@@ -38,6 +41,7 @@ type check struct {
 type checker struct {
 	queue []check
 	later []check // to be asked about again at the next tick
+	bytes int     // of the tokens in both
 	under bool    // a batch is at the pool
 }
 
@@ -113,10 +117,19 @@ func (s *shard) verify(r connRef, c *slot, ch check) bool {
 	if c.state == stateHead && s.verifying >= s.g.maxHeads {
 		return false
 	}
-	if most := 2 * s.g.maxHeads; len(q.queue)+len(q.later) >= most {
-		gone := func(ch check) bool { return !s.awaited(ch) }
+	full := func() bool {
+		return len(q.queue)+len(q.later) >= 2*s.g.maxHeads || q.bytes+len(ch.token) > checkBytes
+	}
+	if full() {
+		gone := func(ch check) bool {
+			if s.awaited(ch) {
+				return false
+			}
+			q.bytes -= len(ch.token)
+			return true
+		}
 		q.queue, q.later = slices.DeleteFunc(q.queue, gone), slices.DeleteFunc(q.later, gone)
-		if len(q.queue)+len(q.later) >= most {
+		if full() {
 			return false
 		}
 	}
@@ -126,6 +139,7 @@ func (s *shard) verify(r connRef, c *slot, ch check) bool {
 		s.verifying++
 	}
 	q.queue = append(q.queue, ch)
+	q.bytes += len(ch.token)
 	s.verifyNext()
 	return true
 }
@@ -138,14 +152,16 @@ func (s *shard) verifyNext() {
 		return
 	}
 	var batch []check
-	n := 0
+	n, size := 0, 0
 	for ; n < len(q.queue) && len(batch) < checkBatch; n++ {
+		size += len(q.queue[n].token)
 		if s.awaited(q.queue[n]) {
 			batch = append(batch, q.queue[n])
 		}
 	}
 	if len(batch) == 0 {
 		q.queue = slices.Delete(q.queue, 0, n) // all have gone
+		q.bytes -= size
 		return
 	}
 	tokens := s.g.cfg.Tokens
@@ -161,6 +177,7 @@ func (s *shard) verifyNext() {
 	}
 	q.under = true
 	q.queue = slices.Delete(q.queue, 0, n)
+	q.bytes -= size
 }
 
 // verifyOne verifies a token, on a worker. A mistake of ours is this token's alone:
@@ -196,6 +213,7 @@ func (s *shard) verified(batch []check) {
 		if ch.reason == auth.Fetching {
 			ch.again = true
 			s.checks.later = append(s.checks.later, *ch)
+			s.checks.bytes += len(ch.token)
 			continue
 		}
 		s.decided(ch)
@@ -249,6 +267,7 @@ func (s *shard) sweepChecks() {
 				q.later = append(q.later, *ch)
 			default: // nobody can say that it is bad
 				ch.reason = auth.Unavailable
+				q.bytes -= len(ch.token)
 				s.decided(ch)
 			}
 		}

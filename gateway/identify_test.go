@@ -207,6 +207,55 @@ func TestStormBeyondTheHandshakes(t *testing.T) {
 	})
 }
 
+// However many may wait for a verdict, their tokens are bounded together; and those
+// of who has gone make room.
+func TestQueuedTokensAreBounded(t *testing.T) {
+	tokens := tokensFor(t, nil)
+	g := newTestGateway(t, func(c *Config) { c.Tokens, c.MaxHandshakes, c.Shards = tokens, 2000, 1 })
+	free := g.fillPool()
+	defer free()
+	const fit = checkBytes / 7000
+	head := g.head("+Authorization: Bearer " + strings.Repeat("a", 7000))
+	queued := func() (n, bytes int) {
+		g.onShard(0, func(s *shard) { n, bytes = len(s.checks.queue), s.checks.bytes })
+		return n, bytes
+	}
+	var all []*raw
+	for range fit {
+		r := g.raw(t)
+		r.send(head, 0)
+		all = append(all, r)
+	}
+	g.eventually("all to wait", func() bool { n, bytes := queued(); return n == fit && bytes == fit*7000 })
+	next := g.raw(t)
+	next.send(head, 0)
+	next.wantStatus(http.StatusServiceUnavailable)
+	all[0].reset()
+	all = all[1:]
+	for range 2 { // one place, and none
+		time.Sleep(2 * tick)
+		r := g.raw(t)
+		r.send(head, 0)
+		all = append(all, r)
+	}
+	g.onShard(0, func(*shard) {})
+	free()
+	got := map[int]int{}
+	for _, r := range all {
+		resp, err := http.ReadResponse(r.in, &http.Request{Method: "GET"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got[resp.StatusCode]++
+	}
+	if got[401] < fit-1 || got[401]+got[503] != fit+1 {
+		t.Errorf("%v", got)
+	}
+	if n, bytes := queued(); n != 0 || bytes != 0 {
+		t.Errorf("%d bytes of %d tokens are left", bytes, n)
+	}
+}
+
 // Those who leave, or send on, while their tokens are looked at leave nothing.
 func TestGoneWhileVerified(t *testing.T) {
 	g := newKeyedGateway(t, nil)
