@@ -174,6 +174,7 @@ func (s *shard) parseInPool(r connRef, c *slot, payload []byte, deflated bool) {
 		return func(s *shard, c *slot) { s.dispatch(r, c, cmd) }
 	}, func() { s.g.pool.Put(held) })
 	if !under {
+		s.g.pool.Put(held)
 		s.poolFull(r, c, wire.ID{})
 	}
 }
@@ -221,7 +222,7 @@ func (s *shard) askInPool(r connRef, c *slot, cmd *wire.Command, q questions) {
 // work runs f in the pool, and what it returns on the shard, if the connection is
 // still there. Until then its bytes wait. free gives back what f and its result have
 // been lent, however that ends: it is called once, after both. work reports false
-// when the pool is full; then free has been called, and f won't be.
+// when the pool is full; then neither is called.
 func (s *shard) work(r connRef, c *slot, f func() func(*shard, *slot), free func()) bool {
 	c.flags |= flagBusy
 	err := s.g.submit(func() {
@@ -249,7 +250,6 @@ func (s *shard) work(r connRef, c *slot, f func() func(*shard, *slot), free func
 	})
 	if err != nil {
 		c.flags &^= flagBusy
-		free()
 		return false
 	}
 	return true

@@ -177,20 +177,44 @@ func (s *shard) badDeflated(r connRef, c *slot, cerr *wire.CloseError) {
 	s.fail(r, c, cerr.Code, cerr.Reason)
 }
 
+// echoed is a message on its way back by /echo.
+type echoed struct {
+	connRef
+	op       byte
+	deflated bool
+	held     []byte // the pool's
+	size     int    // of the message in it
+}
+
 // echoDeflated sends a message back that came compressed, or is worth it; the pool
-// does the work. What came as it is goes so when the pool is full; what came
-// compressed can't be told how long it is, so its sender is told to come again.
+// does the work. When it is full, what came as it is goes so, and what came compressed
+// waits for a tick, its connection's bytes behind it.
 func (s *shard) echoDeflated(r connRef, c *slot, ev wire.Event) {
-	g := s.g
-	held, err := g.pool.Get(max(1, len(ev.Payload)))
+	held, err := s.g.pool.Get(max(1, len(ev.Payload)))
 	if err != nil {
 		s.fail(r, c, closeBusy, "no buffer left")
 		return
 	}
-	message, buf := held[:copy(held, ev.Payload)], []byte(nil)
-	under := s.work(r, c, func() func(*shard, *slot) {
-		if ev.Deflated {
-			inflated, cerr := g.inflate(message, ev.Op == wire.OpText)
+	e := echoed{r, ev.Op, ev.Deflated, held, copy(held, ev.Payload)}
+	switch {
+	case s.echoInPool(c, e):
+	case ev.Deflated:
+		s.g.count.PoolOverloads.Add(1)
+		c.flags |= flagBusy
+		s.echoes = append(s.echoes, e)
+	default:
+		s.g.pool.Put(held)
+		s.echoPlain(r, c, ev)
+	}
+}
+
+// echoInPool reports false when the pool is full.
+func (s *shard) echoInPool(c *slot, e echoed) bool {
+	g, r := s.g, e.connRef
+	held, message, buf := e.held, e.held[:e.size], []byte(nil)
+	return s.work(r, c, func() func(*shard, *slot) {
+		if e.deflated {
+			inflated, cerr := g.inflate(message, e.op == wire.OpText)
 			if cerr != nil {
 				return func(s *shard, c *slot) { s.badDeflated(r, c, cerr) }
 			}
@@ -203,21 +227,29 @@ func (s *shard) echoDeflated(r connRef, c *slot, ev wire.Event) {
 			return func(s *shard, c *slot) { s.fail(r, c, closeBusy, "no buffer left") }
 		}
 		buf = room
-		frame := g.echoFrame(buf[:0], ev.Op, message)
+		frame := g.echoFrame(buf[:0], e.op, message)
 		return func(s *shard, c *slot) { s.send(r, c, frame) }
 	}, func() {
 		g.pool.Put(held)
 		g.pool.Put(buf)
 	})
-	switch {
-	case under:
-	case ev.Deflated:
-		g.count.PoolOverloads.Add(1)
-		s.fail(r, c, closeBusy, "the server is busy")
-	default:
-		g.count.PoolOverloads.Add(1)
-		s.echoPlain(r, c, ev)
+}
+
+// sweepEchoes tries again what found the pool full; at most one message of a
+// connection waits.
+func (s *shard) sweepEchoes() {
+	kept := s.echoes[:0]
+	for _, e := range s.echoes {
+		switch c := s.slots.get(e.connRef); {
+		case c == nil || c.state != stateOpen:
+			s.g.pool.Put(e.held)
+		case !s.echoInPool(c, e):
+			c.flags |= flagBusy // as it was
+			kept = append(kept, e)
+		}
 	}
+	clear(s.echoes[len(kept):])
+	s.echoes = kept
 }
 
 // echoFrame is a message of /echo as one frame: compressed where the one compressor

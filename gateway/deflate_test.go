@@ -486,9 +486,9 @@ func (g *testGateway) busyPool(t *testing.T) (free func()) {
 }
 
 // /echo needs neither the pool nor the one compressor: without them what came as it is
-// goes back so. What came compressed can't be had without the pool.
+// goes back so. What came compressed waits for the pool.
 func TestCompressedEchoOfABusyServer(t *testing.T) {
-	g := newTestGateway(t, func(c *Config) { c.Compression, c.Echo = true, true })
+	g := newTestGateway(t, func(c *Config) { c.Compression, c.Echo, c.Shards = true, true, 1 })
 	dial := func() *raw {
 		r := g.raw(t)
 		r.send(g.head("=GET /echo HTTP/1.1", offer), 0)
@@ -516,8 +516,18 @@ func TestCompressedEchoOfABusyServer(t *testing.T) {
 	if got, z := r.inflated(); got != text || z {
 		t.Errorf("with a full pool: compressed %v: %.100s", z, got)
 	}
-	r.send(squeezed(text), 0)
-	r.wantClose(1013)
+	gone := dial()
+	gone.send(squeezed(text), 0)
+	r.send(squeezed(text)+say("the next"), 0)
+	g.eventually("both to wait", func() bool { return g.Stats().PoolOverloads == 2 })
+	gone.reset()
+	g.onShard(0, func(s *shard) { s.Tick(1) }) // in vain
+	free()
+	for _, want := range []string{text, "the next"} {
+		if got, _ := r.inflated(); got != want {
+			t.Errorf("with a place in the pool: %.100s", got)
+		}
+	}
 	g.eventually("all buffers", func() bool { return g.pool.InUse() == 0 })
 }
 
@@ -558,17 +568,13 @@ func TestWorkFreesOnce(t *testing.T) {
 		"done":                 func() func(*shard, *slot) { return nothing },
 		"a panic on the shard": func() func(*shard, *slot) { return func(*shard, *slot) { panic("a test") } },
 		"a panic in the pool":  func() func(*shard, *slot) { panic("a test") },
-		"a full pool":          nil,
 	} {
 		r := g.rawOpen(t)
 		var freed atomic.Int32
 		g.onShard(0, func(s *shard) {
-			if f == nil {
-				defer g.busyPool(t)()
-			}
 			for i := range s.slots.size() {
-				if c := s.slots.at(i); c.state == stateOpen && s.work(connRef{i, c.gen}, c, f, func() { freed.Add(1) }) != (f != nil) {
-					t.Errorf("%s: the pool has or has not taken it", name)
+				if c := s.slots.at(i); c.state == stateOpen && !s.work(connRef{i, c.gen}, c, f, func() { freed.Add(1) }) {
+					t.Errorf("%s: the pool is full", name)
 				}
 			}
 		})

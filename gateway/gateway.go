@@ -488,4 +488,7 @@ func (s *shard) closeAll() {
 		}
 		s.slots.give(i)
 	}
+	for _, e := range s.echoes {
+		s.g.pool.Put(e.held)
+	}
 }

@@ -100,6 +100,7 @@ type shard struct {
 	packs       int          // bytes that may still be compressed in this turn
 	packers     []*shardChan // those with something packed, or detached with it
 	packedBytes int          // what is packed
+	echoes      []echoed     // that found the pool full
 
 	// Any goroutine.
 	box      mailbox

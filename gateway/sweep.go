@@ -33,6 +33,7 @@ func (s *shard) Tick(n int) {
 	s.sweepChecks()
 	s.openGates()
 	s.forgetPacked()
+	s.sweepEchoes()
 	size := s.slots.size()
 	// A late tick looks at as many slots as the ticks it stands for.
 	for range min(uint32(min(n, sweepTicks))*((size+sweepTicks-1)/sweepTicks), size) {
