@@ -139,7 +139,7 @@ func limits() []*Case {
 		for i, size := range []int{0, 16, 64, 256, 1024, 4096} {
 			payload := []byte(fill(k.flat, size))
 			all = append(all, &Case{
-				ID: fmt.Sprintf("9.%d.%d", 7+part, i+1), Sends: fmt.Sprintf("1000 times: %s of %d bytes, and its echo awaited", k.name, size), limit: 60 * time.Second,
+				ID: fmt.Sprintf("9.%d.%d", 7+part, i+1), Sends: fmt.Sprintf("1000 times: %s of %d bytes, and its echo awaited", k.name, size), limit: []time.Duration{60, 60, 60, 120, 240, 480}[i] * time.Second,
 				rounds: &rounds{count: 1000, binary: part == 1, message: func(int) []byte { return payload }}, end: weClose,
 			})
 		}
