@@ -94,7 +94,7 @@ func (g *secureGateway) config() *tls.Config {
 
 // tls connects and shakes hands.
 func (g *secureGateway) tls(cfg *tls.Config) (*tls.Conn, error) {
-	c, err := tls.DialWithDialer(&net.Dialer{Timeout: 5 * time.Second}, "tcp", g.Addr(), cfg)
+	c, err := tls.DialWithDialer(&net.Dialer{Timeout: 15 * time.Second}, "tcp", g.Addr(), cfg)
 	if err == nil {
 		c.SetDeadline(time.Now().Add(15 * time.Second))
 		g.t.Cleanup(func() { c.Close() })
@@ -426,7 +426,9 @@ func TestTLSHandshakesBounded(t *testing.T) {
 
 // A storm of good handshakes, many more than may be under way, is served whole.
 func TestTLSStorm(t *testing.T) {
-	g := newSecureGateway(t, func(c *Config) { c.TLS.Handshakes, c.TLS.patience = 32, time.Minute })
+	g := newSecureGateway(t, func(c *Config) {
+		c.TLS.Handshakes, c.TLS.patience, c.HandshakeTimeout = 32, time.Minute, time.Minute // for slow machines
+	})
 	var all sync.WaitGroup
 	for range 60 { // no more than may be under way and wait
 		all.Go(func() {
