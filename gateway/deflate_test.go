@@ -476,12 +476,17 @@ func TestCompressedEcho(t *testing.T) {
 	g.eventually("all buffers", func() bool { return g.pool.InUse() == 0 })
 }
 
-// busyPool occupies every worker until free is called.
+// busyPool occupies every worker until free is called: also one that has answered and
+// isn't back in the pool yet.
 func (g *testGateway) busyPool(t *testing.T) (free func()) {
 	t.Helper()
 	wait := make(chan struct{})
-	for g.submit(func() { <-wait }) == nil {
-	}
+	var busy atomic.Int64
+	g.eventually("every worker to be busy", func() bool {
+		for g.submit(func() { busy.Add(1); <-wait }) == nil {
+		}
+		return busy.Load() == int64(g.workers.Cap())
+	})
 	return sync.OnceFunc(func() { close(wait) })
 }
 
