@@ -3,18 +3,12 @@
 package main
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"encoding/pem"
 	"fmt"
-	"math/big"
-	"net"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/odin-ws/odin/internal/selfsigned"
 )
 
 // ktlsScenario is the name by which the machine knows it.
@@ -33,7 +27,7 @@ func (r *rig) ktls() (string, []string) {
 	var b strings.Builder
 	var faults []string
 	b.WriteString("| port | connections | RSS a connection | machine's slab a connection, both ends | server CPU a frame | against plain | ledger of 40 |\n| --- | ---: | ---: | ---: | ---: | ---: | --- |\n")
-	cert, key, err := certificate(r.tmp)
+	cert, key, err := selfsigned.Write(r.tmp, "odin", 24*time.Hour)
 	if err != nil {
 		return "", []string{"ktls: " + err.Error()}
 	}
@@ -145,31 +139,6 @@ func (r *rig) ledger(s *server) error {
 		err = fmt.Errorf("stress: %v", res.Unmet)
 	}
 	return err
-}
-
-// certificate writes a self-signed one for 127.0.0.1.
-func certificate(dir string) (certFile, keyFile string, err error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return "", "", err
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		NotBefore: time.Now().Add(-24 * time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	if err != nil {
-		return "", "", err
-	}
-	pk, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return "", "", err
-	}
-	certFile, keyFile = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
-	if err := os.WriteFile(certFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600); err != nil {
-		return "", "", err
-	}
-	return certFile, keyFile, os.WriteFile(keyFile, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pk}), 0o600)
 }
 
 // slabBytes is the kernel's memory for objects, all of the machine's.

@@ -11,6 +11,7 @@ import (
 const (
 	fetchBatch = 1000    // messages one batched direct get asks for; with a witness less than the server's 1024 for multi_last
 	fetchBytes = 4 << 20 // bytes asked for at most by all that are under way, see queues
+	fetchExtra = 512     // bytes of subject and headers that an answer is reckoned with beside a message's data
 	fetchDepth = 4       // how many are under way at most: one after the other, a node that was outrun reads more slowly than others publish, and is never done
 	lagRetry   = 50 * time.Millisecond
 )
@@ -109,9 +110,23 @@ func (f *fetcher) fetch(ctx context.Context, from, before uint64) ([]got, error)
 		f.drop() // the others don't follow
 		f.each = max(1, len(read))
 	} else {
-		f.each = min(2*f.each, fetchBatch)
+		f.each *= 2
 	}
+	f.each = min(f.each, f.fit(read))
 	return read, nil
+}
+
+// fit is how many messages such as these have room in an answer. More asked for at a
+// time would be cut off, and what is under way behind that read for nothing.
+func (f *fetcher) fit(read []got) int {
+	if len(read) == 0 {
+		return fetchBatch
+	}
+	bytes := len(read) * fetchExtra
+	for i := range read {
+		bytes += len(read[i].msg.Data)
+	}
+	return max(1, min(fetchBatch, f.size*len(read)/bytes))
 }
 
 // drop gives up what is under way.
