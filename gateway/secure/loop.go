@@ -145,13 +145,13 @@ func (t handler) Ready(token uint64, ev netpoll.Event) {
 // Mail implements netpoll.Handler.
 func (t handler) Mail() {
 	l := t.l
-	for n := len(l.again); n > 0; n-- { // what is added meanwhile is for the next turn
-		token := l.again[0]
-		l.again = append(l.again[:0], l.again[1:]...)
-		if _, c := l.of(token); c != nil {
+	n := len(l.again) // what is added meanwhile is for the next turn
+	for i := range n {
+		if _, c := l.of(l.again[i]); c != nil {
 			l.h.Ready(c.token, netpoll.In)
 		}
 	}
+	l.again = append(l.again[:0], l.again[n:]...)
 	l.h.Mail()
 	if len(l.again) > 0 {
 		l.Wake()
