@@ -311,7 +311,8 @@ func TestCommands(t *testing.T) {
 func TestWildcards(t *testing.T) {
 	g := newTestGateway(t, nil)
 	c := g.dial()
-	g.publish("trade.old", `0`)
+	old := g.publish("trade.old", `0`)
+	g.eventually("it to be here", func() bool { return g.hub.Head() >= old })
 	c.say(`{"op":"sub","id":1,"ch":["trade.*","trade.named"]}`)
 	c.want("ack")
 	for _, ch := range []string{"trade.old", "trade.new", "trade.a.b", "trade.new", "trade.named", "quote.x", "trade", "trade.old"} {
