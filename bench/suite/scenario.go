@@ -30,8 +30,8 @@ var scenarios = []scenario{
 	{"storm", "connections as fast as they are taken, upgrade and first subscription: connections a second, CPU each", anyone, playStorm},
 	{"fanout", "one channel that all follow: CPU a frame and frames a second, by rate and number of connections", anyone, playFanout},
 	{"growth", "the same at a tenth, half and one and a half times the connections: does a frame cost the same", floors, playGrowth},
-	{"echo", "texts of 128 bytes sent back, 1000 in the air: CPU a frame", echoes, playEcho},
-	{"command", "the op ping, 1000 in the air: CPU a command", speaksOdin, playCommand},
+	{"echo", "texts of 128 bytes sent back, one in the air on each of 1000 connections: CPU a frame", echoes, playEcho},
+	{"command", "the op ping, one in the air on each of 1000 connections: CPU a command", speaksOdin, playCommand},
 	{"channels", "500 channels, ten of them a connection, events by a market's popularity: CPU a frame", speaksOdin, playChannels},
 	{"slow", "one connection in twenty hardly reads: what the others get, who is cut", speaksOdin, playSlow},
 	{"churn", "visitors that come, subscribe and leave beside those who stay: CPU a visit, memory afterwards", speaksOdin, playChurn},
@@ -500,7 +500,8 @@ func growth(all []Sample) []Sample {
 	return out
 }
 
-// How many volleys are in the air.
+// How many volleys are in the air, each on a connection of its own that goes on
+// with it; the other connections are idle.
 const inTheAir = 1000
 
 func playEcho(ctx context.Context, b *bench, c contender) ([]Sample, error) {

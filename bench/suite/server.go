@@ -116,15 +116,15 @@ func odinServer(addr, admin string, size int) *server {
 	return s
 }
 
-// startPeer runs a server that takes --addr, --control and --size.
-func startPeer(bin string, profiles bool) func(context.Context, need) (*server, error) {
+// startPeer runs a server that takes --addr, --control and --size, and args.
+func startPeer(bin string, profiles bool, args ...string) func(context.Context, need) (*server, error) {
 	return func(ctx context.Context, n need) (*server, error) {
 		addr, control := freePort(), freePort()
 		s := peerServer("ws://"+addr+"/ws", "http://"+control)
 		if profiles {
 			s.pprofURL = "http://" + control + "/debug/pprof/goroutine?debug=1"
 		}
-		return s, s.start(ctx, bin, "--addr", addr, "--control", control, "--size", strconv.Itoa(n.size))
+		return s, s.start(ctx, bin, append([]string{"--addr", addr, "--control", control, "--size", strconv.Itoa(n.size)}, args...)...)
 	}
 }
 

@@ -163,6 +163,7 @@ func (o *Options) defaults() {
 const (
 	odinName     = "odin"
 	rawName      = "raw loop"
+	rawOneName   = "raw loop 1" // with one event loop, not one for each processor
 	baselineName = "baseline"
 	uwsName      = "uws" // by convention of --rival
 )
@@ -175,7 +176,7 @@ func (b *bench) prepare(ctx context.Context, rep *Report) error {
 	wanted := func(name string) bool {
 		return len(b.Servers) == 0 || slices.Contains(b.Servers, name)
 	}
-	known := append([]string{odinName, rawName, baselineName}, libraries...)
+	known := append([]string{odinName, rawName, rawOneName, baselineName}, libraries...)
 	for _, r := range b.Rivals {
 		if slices.Contains(known, r.Name) {
 			return fmt.Errorf("there is a server %q already", r.Name)
@@ -194,23 +195,24 @@ func (b *bench) prepare(ctx context.Context, rep *Report) error {
 	if b.Source == "" {
 		b.note("not in a checkout: no raw loop, baseline and libraries to compare with")
 	} else {
-		for _, s := range []struct {
-			name, pkg string
-			wire      wire
-		}{{rawName, "./bench/rawloop", peerWire}, {baselineName, "./bench/baseline", odinWire}} {
-			if !wanted(s.name) {
-				continue
-			}
-			b.note("building %s", s.pkg)
-			bin, err := build(ctx, b.Source, s.pkg, b.dir)
+		if wanted(rawName) || wanted(rawOneName) {
+			bin, err := b.build(ctx, "./bench/rawloop")
 			if err != nil {
 				return err
 			}
-			c := contender{name: s.name, wire: s.wire, own: true, start: startBaseline(bin)}
-			if s.wire == peerWire {
-				c.start = startPeer(bin, false)
+			if wanted(rawName) {
+				add(contender{name: rawName, wire: peerWire, own: true, start: startPeer(bin, false)})
 			}
-			add(c)
+			if wanted(rawOneName) {
+				add(contender{name: rawOneName, wire: peerWire, start: startPeer(bin, false, "--loops", "1")})
+			}
+		}
+		if wanted(baselineName) {
+			bin, err := b.build(ctx, "./bench/baseline")
+			if err != nil {
+				return err
+			}
+			add(contender{name: baselineName, wire: odinWire, own: true, start: startBaseline(bin)})
 		}
 		for _, name := range libraries {
 			if !wanted(name) {
@@ -235,6 +237,12 @@ func (b *bench) prepare(ctx context.Context, rep *Report) error {
 		return errors.New("nothing to measure")
 	}
 	return nil
+}
+
+// build makes a server of the root module.
+func (b *bench) build(ctx context.Context, pkg string) (bin string, err error) {
+	b.note("building %s", pkg)
+	return build(ctx, b.Source, pkg, b.dir)
 }
 
 func (b *bench) note(format string, args ...any) {

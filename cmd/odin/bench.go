@@ -20,7 +20,8 @@ import (
 const benchHelp = `
 Bench measures what connections and frames cost, and what they cost others: in
 turn it starts this binary as a gateway, a goroutine-per-connection server with the
-same promises (bench/baseline), a raw loop without any (bench/rawloop) and other
+same promises (bench/baseline), a raw loop without any (bench/rawloop,
+with an event loop for each processor, and with one) and other
 people's libraries (bench/peers), each in a process of its own and fresh for every
 trial, and puts them under the same load. The others are built from the checkout
 that the working directory lies in, with Go; anywhere else only this binary and
@@ -74,7 +75,7 @@ func newBench() *cobra.Command {
 	fs := cmd.Flags()
 	fs.SortFlags = false
 	fs.Var(&f.scenarios, "scenario", "only these (default: all)")
-	fs.Var(&f.servers, "server", `only these: odin, "raw loop", baseline, gorilla, coder, gws, gobwas, nbio, greatws, and rivals (default: all)`)
+	fs.Var(&f.servers, "server", `only these: odin, "raw loop", "raw loop 1", baseline, gorilla, coder, gws, gobwas, nbio, greatws, and rivals (default: all)`)
 	fs.StringArrayVar(&f.rivals, "rival", nil, "also measure NAME=COMMAND or NAME=ws://…,pid=N; may be given again")
 	fs.Var(&f.rounds, "rounds", "trials of odin, the raw loop, the baseline and each --rival")
 	fs.Var(&f.libraryRounds, "library-rounds", "trials of the libraries (default: as --rounds)")

@@ -313,7 +313,7 @@ func (w *worker) frame(i int32, k *conn, h *header, payload []byte) {
 	// An answer is a pong, or, of an echo, no frame of odin's.
 	if w.volleys > 0 && first && (kind == 'p' || kind == 0) {
 		w.counts.Answers++
-		w.volley()
+		w.write(i, w.volleyed)
 	}
 	if first && w.looks(k) && h.op == opText && h.fin {
 		w.look(i, k, kind, payload)

@@ -83,22 +83,21 @@ func (w *worker) oncePerSecond(i int32) {
 	}
 }
 
-// volley sends Config.Volley on the next open connection. Each answer is followed
-// by one more, so that as many stay in the air as were sent at first.
-func (w *worker) volley() {
-	for range w.conns {
-		w.server = (w.server + 1) % int32(len(w.conns))
-		if k := &w.conns[w.server]; k.state == open && k.role == Normal {
-			w.write(w.server, w.volleyed)
-			return
-		}
-	}
-}
-
-// rally begins volleys, n in the air, or ends them: 0.
+// rally begins volleys, n in the air, one on each open connection and around again
+// if those are fewer, or ends them: 0. Each answer is followed by one more on its
+// connection (conn.go).
 func (w *worker) rally(n int) {
 	w.volleys = n
-	for range n {
-		w.volley()
+	for sent := 0; sent < n; {
+		was := sent
+		for i := range w.conns {
+			if k := &w.conns[i]; sent < n && k.state == open && k.role == Normal {
+				w.write(int32(i), w.volleyed)
+				sent++
+			}
+		}
+		if sent == was { // nobody is there
+			return
+		}
 	}
 }

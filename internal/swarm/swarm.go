@@ -114,8 +114,9 @@ func (s *Swarm) Stall() {
 	}
 }
 
-// Volley sends Config.Volley n times, on one connection after the other, and
-// once more for every answer, until it is called with 0. Counts.Answers counts.
+// Volley sends Config.Volley n times, each on another connection as far as there
+// are so many, and once more on the same for every answer, until it is called
+// with 0. Counts.Answers counts.
 // What is in the air when it is called again is answered to nobody.
 func (s *Swarm) Volley(n int) {
 	for i, m := range s.members {

@@ -49,7 +49,8 @@ func TestVolleys(t *testing.T) {
 	})
 	settled(t, s, 40)
 	s.Volley(10)
-	eventually(t, "answers", func() bool { return s.Counts().Answers > 1000 })
+	// Well below the burst of 100 commands that a gateway allows each.
+	eventually(t, "answers", func() bool { return s.Counts().Answers > 300 })
 	s.Volley(0)
 	var still uint64
 	eventually(t, "no answer more", func() bool {
@@ -59,7 +60,6 @@ func TestVolleys(t *testing.T) {
 		return s.Counts().Answers == was
 	})
 	rep := finish(t, s, End{})
-	// Nobody had more than the burst a gateway allows: all took turns.
 	wantTotals(t, rep, 40, 40, "{}")
 	if total := rep.Total(); total.Open != 40 {
 		t.Errorf("%+v", total)

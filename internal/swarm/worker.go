@@ -67,8 +67,7 @@ type worker struct {
 	delays   Delays
 	ledger   *ledger // nil without Config.Check
 	rng      *rand.Rand
-	volleys  int   // sent and to be kept in the air, 0 for none
-	server   int32 // the connection that sent the last one
+	volleys  int // sent and to be kept in the air, 0 for none
 	ending   *ending
 	report   chan Report
 
