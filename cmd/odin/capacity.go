@@ -200,13 +200,9 @@ func (f *capacityFlags) run(out io.Writer) error {
 
 // capacityReport is all that the command prints; its fields are the JSON.
 type capacityReport struct {
-	capacity.Result
+	capacity.Report
 	// DescriptorLimit is this machine's, applied or not.
 	DescriptorLimit uint64                `json:"descriptor_limit"`
-	Terms           []capacity.Term       `json:"terms"`
-	Budgets         capacity.Shares       `json:"budgets"`
-	GoMemLimit      int64                 `json:"gomemlimit"`
-	Sentence        string                `json:"sentence"`
 	Measured        *capacity.Measurement `json:"measured,omitempty"`
 	WhatIf          []whatIf              `json:"what_if"`
 	Plan            *plan                 `json:"plan,omitempty"`
@@ -217,18 +213,11 @@ type capacityReport struct {
 }
 
 func (f *capacityFlags) report(r capacity.Result) (*capacityReport, error) {
-	process, err := r.ProcessTerms()
+	report, err := r.Report()
 	if err != nil {
 		return nil, err
 	}
-	budgets, err := capacity.Budgets(r.Limit.Bytes, r.RuntimeOverhead)
-	if err != nil {
-		return nil, err
-	}
-	c := &capacityReport{
-		Result: r, DescriptorLimit: f.descriptors, Terms: append(r.ConnectionTerms(), process...), Budgets: budgets,
-		GoMemLimit: r.GoMemLimit(), Sentence: r.Sentence(), Measured: f.measured, WhatIf: f.whatIfs(),
-	}
+	c := &capacityReport{Report: report, DescriptorLimit: f.descriptors, Measured: f.measured, WhatIf: f.whatIfs()}
 	if f.users > 0 {
 		c.Plan = f.plan()
 	}

@@ -217,7 +217,7 @@ func TestCapacityMeasuredText(t *testing.T) {
 		"no share": {"goroutine", 0, 6000, "used: neither; this profile has no term for the kernel"},
 	} {
 		f := &capacityFlags{perConnection: c.per, measured: &capacity.Measurement{Bytes: c.bytes}}
-		report := capacityReport{Result: capacity.Result{Profile: capacity.Profile(c.profile)}, Measured: f.measured}
+		report := capacityReport{Report: capacity.Report{Result: capacity.Result{Profile: capacity.Profile(c.profile)}}, Measured: f.measured}
 		var b strings.Builder
 		report.measuredText(&b, f)
 		if !strings.Contains(b.String(), c.want) {
