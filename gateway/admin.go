@@ -7,9 +7,11 @@ import (
 	"net/http"
 	"net/http/pprof"
 	"sort"
+	"strings"
 	"time"
 
 	"github.com/odin-ws/odin/gateway/channel"
+	"github.com/odin-ws/odin/web"
 )
 
 // quietLog swallows net/http's complaints about clients: they are counted.
@@ -31,6 +33,11 @@ func (g *Gateway) startAdmin() {
 	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
 	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	mux.Handle("/ws", g.feed)
+	page := web.Handler()
+	for _, path := range web.Paths() {
+		mux.HandleFunc(exactly(path), only(http.MethodGet, page.ServeHTTP))
+	}
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
 		writeError(w, http.StatusNotFound, "not_found", "there is nothing here; docs/protocol.md lists the paths", 0)
 	})
@@ -45,7 +52,16 @@ func (g *Gateway) startAdmin() {
 	go g.admin.Serve(bounded)
 }
 
+// exactly is the ServeMux pattern of one path.
+func exactly(path string) string {
+	if strings.HasSuffix(path, "/") {
+		return path + "{$}"
+	}
+	return path
+}
+
 func (g *Gateway) stopAdmin() {
+	g.feed.Close()
 	if g.admin == nil {
 		if g.adminLn != nil {
 			g.adminLn.Close()

@@ -86,6 +86,9 @@ type boundConn struct {
 	leave func()
 }
 
+// NetConn is the connection itself.
+func (c *boundConn) NetConn() net.Conn { return c.Conn }
+
 func (c *boundConn) Close() error {
 	defer c.leave()
 	return c.Conn.Close()

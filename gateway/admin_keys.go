@@ -6,18 +6,26 @@ import (
 	"strings"
 
 	"github.com/odin-ws/odin/gateway/auth"
+	"github.com/odin-ws/odin/web"
 )
 
 // adminPaths are those of the admin port that an API key of another role than
 // admin's may use, or none: what is not here is an admin's, also what is yet to be
 // added.
-var adminPaths = map[string]auth.Role{
-	"/v1/publish":       auth.RolePublish,
-	"/v1/publish/batch": auth.RolePublish,
-	"/healthz":          "",
-	"/readyz":           "",
-	"/stats":            "", // they are on the public port too
-}
+var adminPaths = func() map[string]auth.Role {
+	paths := map[string]auth.Role{
+		"/v1/publish":       auth.RolePublish,
+		"/v1/publish/batch": auth.RolePublish,
+		"/healthz":          "",
+		"/readyz":           "",
+		"/stats":            "", // they are on the public port too
+		"/ws":               "", // it asks for an admin's key itself, once the page can show one
+	}
+	for _, path := range web.Paths() { // the page asks for the key
+		paths[path] = ""
+	}
+	return paths
+}()
 
 // keyedBy is the context key of a request's *auth.APIKey.
 type keyedBy struct{}
@@ -57,7 +65,8 @@ func (g *Gateway) guardKeys(h http.Handler) http.Handler {
 }
 
 // shownKey is the API key of a request, "" without: X-API-Key, or Authorization as
-// a bearer token or the password of anybody.
+// a bearer token or the password of anybody, or, of a WebSocket handshake, the
+// subprotocol that carries a token.
 func shownKey(r *http.Request) string {
 	if keys := r.Header["X-Api-Key"]; len(keys) > 0 {
 		return keys[0]
@@ -67,6 +76,11 @@ func shownKey(r *http.Request) string {
 	}
 	if scheme, key, _ := strings.Cut(r.Header.Get("Authorization"), " "); strings.EqualFold(scheme, "Bearer") {
 		return strings.TrimSpace(key)
+	}
+	for p := range strings.SplitSeq(r.Header.Get("Sec-Websocket-Protocol"), ",") {
+		if key, ok := strings.CutPrefix(strings.TrimSpace(p), tokenProtocol); ok {
+			return key
+		}
 	}
 	return ""
 }

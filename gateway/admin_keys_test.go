@@ -122,11 +122,13 @@ func TestWhoMayDoWhat(t *testing.T) {
 		}},
 		{"pprof cmdline", func(g *testGateway, c string) string { return g.adminStatus(c, "GET", "/debug/pprof/cmdline", "") }},
 		{"page", func(g *testGateway, c string) string { return g.adminStatus(c, "GET", "/", "") }},
+		{"live figures", func(g *testGateway, c string) string { return g.pageAnswer(c, false) }},
+		{"live figures, key in-band", func(g *testGateway, c string) string { return g.pageAnswer(c, true) }},
 		{"health", func(g *testGateway, c string) string { return g.adminStatus(c, "GET", "/healthz", "") }},
 	}
 	// "open" is the answer of the gateway without keys, whatever that is.
-	const locked = "401 401 401 401 401 401 401 401 401 401 401 401 401 401 401 401 401 401 open"
-	const unkeyed = "ack ack ack ack ack ack ack ack open open open open open open open open open open open"
+	const locked = "401 401 401 401 401 401 401 401 401 401 401 401 401 401 401 401 401 open 401 4001 open"
+	const unkeyed = "ack ack ack ack ack ack ack ack open open open open open open open open open open ack ack open"
 	for _, setting := range []struct {
 		name   string
 		change func(*Config)
@@ -137,20 +139,20 @@ func TestWhoMayDoWhat(t *testing.T) {
 			"publisher": unkeyed, "admin": unkeyed,
 		}},
 		{"keys", func(c *Config) { keyed(c, nil) }, map[string]string{
-			"anonymous": locked,
-			"reader":    "ack forbidden forbidden forbidden ack forbidden ack forbidden 401 401 401 401 401 401 401 401 401 401 open",
+			"anonymous": strings.Replace(locked, "open 401 4001 open", "open 4001 4001 open", 1), // may show its key yet
+			"reader":    "ack forbidden forbidden forbidden ack forbidden ack forbidden 401 401 401 401 401 401 401 401 401 open 401 4001 open",
 			"expired":   locked, "wrong audience": locked, "forged": locked,
-			"publisher": "401 401 401 401 401 401 401 401 403 403 open 403 open 403 403 403 403 403 open",
-			"admin":     "401 401 401 401 401 401 401 401 open open open open open open open open open open open",
+			"publisher": "401 401 401 401 401 401 401 401 403 403 open 403 open 403 403 403 403 open 403 4001 open",
+			"admin":     "401 401 401 401 401 401 401 401 open open open open open open open open open open ack ack open",
 		}},
 		{"keys, and public.* for anybody", func(c *Config) {
 			keyed(c, func(a *auth.Config) { a.AnonymousRead = []string{"public.*"} })
 		}, map[string]string{
-			"anonymous": "4001 ack 4001 4001 4001 4001 4001 4001 401 401 401 401 401 401 401 401 401 401 open",
-			"reader":    "ack ack forbidden forbidden ack forbidden ack forbidden 401 401 401 401 401 401 401 401 401 401 open",
+			"anonymous": "4001 ack 4001 4001 4001 4001 4001 4001 401 401 401 401 401 401 401 401 401 open 4001 4001 open",
+			"reader":    "ack ack forbidden forbidden ack forbidden ack forbidden 401 401 401 401 401 401 401 401 401 open 401 4001 open",
 			"expired":   locked, "wrong audience": locked, "forged": locked,
-			"publisher": "401 401 401 401 401 401 401 401 403 403 open 403 open 403 403 403 403 403 open",
-			"admin":     "401 401 401 401 401 401 401 401 open open open open open open open open open open open",
+			"publisher": "401 401 401 401 401 401 401 401 403 403 open 403 open 403 403 403 403 open 403 4001 open",
+			"admin":     "401 401 401 401 401 401 401 401 open open open open open open open open open open ack ack open",
 		}},
 	} {
 		t.Run(setting.name, func(t *testing.T) {

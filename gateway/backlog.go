@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"cmp"
+	"net/netip"
 	"slices"
 	"sync/atomic"
 
@@ -219,6 +220,7 @@ func (s *shard) evict(n int) {
 		if c := s.slots.get(v.connRef); c != nil {
 			s.g.count.Evicted.Add(1)
 			s.g.count.closed(closeSlow)
+			s.g.recent.note(closeSlow, "holds memory and takes nothing", func() netip.Addr { return s.addr(v.connRef, c) })
 			s.g.sampled("evict", "a client that acknowledges nothing gave up its memory to others", "conn", s.connID(v.connRef), "behind", v.lag)
 			s.close(v.connRef, c, true)
 		}

@@ -47,6 +47,9 @@ type Config struct {
 	// has changed, 0 connections with the reason when it holds none; nil:
 	// MaxConnections and Backlog stand.
 	Recompute func(capacity.Limit) (connections int, backlog int64, err error)
+	// Capacity returns the formula worked out under the limit as it is now, to be shown;
+	// nil: it isn't. Any goroutine calls it, and nobody changes what it returns.
+	Capacity func() *capacity.Report
 	// MaxHandshakes bounds connections that are not upgraded yet; at the bound
 	// the oldest unfinished one is answered 408. As many more may wait for the verdict
 	// on a token; the next one is answered 503.
@@ -125,6 +128,8 @@ type Config struct {
 
 	// Node names this process to clients; empty picks a random one.
 	Node string
+	// Version is the program's, for people who look at it; may be empty.
+	Version string
 	// Log receives structured logs; nil discards them.
 	Log *slog.Logger
 

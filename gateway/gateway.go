@@ -24,6 +24,7 @@ import (
 	"github.com/odin-ws/odin/gateway/broker"
 	"github.com/odin-ws/odin/gateway/channel"
 	"github.com/odin-ws/odin/gateway/secure"
+	"github.com/odin-ws/odin/gateway/sysfeed"
 	"github.com/odin-ws/odin/gateway/wire"
 	"github.com/odin-ws/odin/netpoll"
 )
@@ -65,6 +66,7 @@ type Gateway struct {
 	// Static after Start.
 	listener *netpoll.Listener
 	adminLn  net.Listener
+	feed     *sysfeed.Feed // of _sys.stats
 	admin    *http.Server
 	started  time.Time
 
@@ -73,6 +75,7 @@ type Gateway struct {
 	count    counters
 	secured  secure.Counters
 	sampler  sampler
+	recent   recent // refusals
 	draining atomic.Bool
 	pressure atomic.Uint32                   // a capacity.State
 	unfit    atomic.Pointer[string]          // why nobody fits under the memory limit as it is now; nil: some do
@@ -165,6 +168,7 @@ func newGateway(cfg Config, newLoop func(netpoll.Config) (netpoll.Loop, error)) 
 	}
 	g.workers = workers
 	g.plain = newPlainServer(g)
+	g.feed = g.newFeed()
 	if cfg.TLS != nil {
 		g.handshakes = newHandshakes(g, cfg.TLS)
 	}
@@ -234,8 +238,11 @@ func (g *Gateway) Start() (err error) {
 	}
 	cfg := netpoll.AcceptorConfig{
 		Accepted: g.place,
-		Refusal:  func(dst []byte) []byte { return refuseFull.AppendResponse(dst, retryAfter()) },
-		OnFatal:  g.die,
+		Refusal: func(dst []byte) []byte {
+			g.recent.note(http.StatusServiceUnavailable, "no descriptor left", nil)
+			return refuseFull.AppendResponse(dst, retryAfter())
+		},
+		OnFatal: g.die,
 	}
 	if g.handshakes != nil {
 		cfg.Accepted, cfg.Refusal = g.handshakes.take, nil // there is no descriptor to shake hands on

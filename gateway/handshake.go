@@ -3,6 +3,7 @@ package gateway
 import (
 	"math/rand/v2"
 	"net/http"
+	"net/netip"
 	"strconv"
 
 	"github.com/odin-ws/odin/gateway/secure"
@@ -228,6 +229,7 @@ func (s *shard) connID(r connRef) string {
 // refuse answers a handshake with an HTTP status and closes it.
 func (s *shard) refuse(r connRef, c *slot, ref *wire.Refusal) {
 	s.g.count.refused(ref.Status)
+	s.g.recent.note(uint16(ref.Status), ref.Code, func() netip.Addr { return s.addr(r, c) })
 	retry := 0
 	if ref.Status == http.StatusServiceUnavailable || ref.Status == http.StatusTooManyRequests {
 		retry = retryAfter()
@@ -272,6 +274,7 @@ func (s *shard) refuseChecked(r connRef, c *slot, req *wire.Request, ref *wire.R
 	}
 	s.g.count.refused(ref.Status)
 	s.g.count.closed(code)
+	s.g.recent.note(code, ref.Code, func() netip.Addr { return s.addr(r, c) })
 	s.wbuf = wire.AppendClose(answer, code, reason)
 	s.goodbye(r, c, s.wbuf, code)
 }

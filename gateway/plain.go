@@ -155,29 +155,41 @@ func (p *plainServer) healthz(w http.ResponseWriter, _ *http.Request) {
 
 // readyz says whether clients should be sent here, and why not.
 func (p *plainServer) readyz(w http.ResponseWriter, _ *http.Request) {
-	state := p.g.broker.State()
-	reason := ""
-	switch {
-	case p.g.draining.Load():
-		reason = "draining"
-	case state.Epoch == "" && state.Err == nil:
-		reason = "starting"
-	case !state.Connected:
-		reason = "broker_down"
-	case p.g.gate.Max() == 0:
-		reason = "memory_limit" // it shrank to where nothing fits
-	}
+	reason, detail := p.g.notReady()
 	if reason == "" {
 		writeJSON(w, http.StatusOK, map[string]any{"status": "ready"})
 		return
 	}
 	body := map[string]any{"status": "not ready", "reason": reason}
-	if why := p.g.unfit.Load(); reason == "memory_limit" && why != nil {
-		body["detail"] = *why
-	} else if state.Err != nil {
-		body["detail"] = state.Err.Error()
+	if detail != "" {
+		body["detail"] = detail
 	}
 	writeJSON(w, http.StatusServiceUnavailable, body)
+}
+
+// notReady is why clients should not be sent here, "" when they should, and more of
+// it in words where there are any.
+func (g *Gateway) notReady() (reason, detail string) {
+	state := g.broker.State()
+	switch {
+	case g.draining.Load():
+		reason = "draining"
+	case state.Epoch == "" && state.Err == nil:
+		reason = "starting"
+	case !state.Connected:
+		reason = "broker_down"
+	case g.gate.Max() == 0:
+		reason = "memory_limit" // it shrank to where nothing fits
+	}
+	if reason == "" {
+		return "", ""
+	}
+	if why := g.unfit.Load(); reason == "memory_limit" && why != nil {
+		detail = *why
+	} else if state.Err != nil {
+		detail = state.Err.Error()
+	}
+	return reason, detail
 }
 
 func (p *plainServer) stats(w http.ResponseWriter, _ *http.Request) {

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/odin-ws/odin/capacity"
+	"github.com/odin-ws/odin/gateway/sysfeed"
 )
 
 // Stats is a gateway's condition as /stats shows it. Counts are since the start.
@@ -18,6 +19,7 @@ type Stats struct {
 	MessageReplayRequests   uint64  `json:"messageReplayRequests"`
 
 	Node          string  `json:"node"`
+	Version       string  `json:"version,omitempty"`
 	UptimeSeconds float64 `json:"uptimeSeconds"`
 	Goroutines    int     `json:"goroutines"`
 	Shards        int     `json:"shards"`
@@ -106,6 +108,10 @@ type Stats struct {
 	TLS        *TLSStats         `json:"tls,omitempty"`
 
 	Broker BrokerStats `json:"broker"`
+
+	Capacity *capacity.Report `json:"capacity,omitempty"` // the formula with its terms, as odin capacity --json has it
+	Memory   MemoryStats      `json:"memory"`
+	Feed     sysfeed.Stats    `json:"statsFeed"` // the admin port's /ws
 }
 
 // TokenStats is the part of Stats about tokens.
@@ -165,6 +171,7 @@ func (g *Gateway) Stats() Stats {
 		MessageReplayRequests:   c.Replays[replayDone].Load() + c.Replays[replayGap].Load() + c.Replays[replayRefused].Load(),
 
 		Node:          g.node,
+		Version:       g.cfg.Version,
 		UptimeSeconds: time.Since(g.started).Seconds(),
 		Goroutines:    runtime.NumGoroutine(),
 		Shards:        len(g.shards),
@@ -280,5 +287,10 @@ func (g *Gateway) Stats() Stats {
 		ac := a.Counters()
 		st.Accepted, st.AcceptRefused, st.AcceptAborted = ac.Accepted, ac.Refused, ac.Aborted
 	}
+	if g.cfg.Capacity != nil {
+		st.Capacity = g.cfg.Capacity()
+	}
+	st.Memory = g.memoryStats(&st, int64(mem.Sys-mem.HeapReleased))
+	st.Feed = g.feed.Stats()
 	return st
 }

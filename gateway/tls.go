@@ -282,6 +282,7 @@ func (h *handshakes) count(reason string) {
 // to hang up, so that a reset doesn't overtake the answer.
 func (h *handshakes) tellPlain(s *shake) {
 	h.g.count.refused(refusePlain.Status)
+	h.g.recent.note(uint16(refusePlain.Status), refusePlain.Code, nil)
 	h.mu.Lock()
 	if !h.closed && !s.displaced.Load() { // else its time is up
 		_ = s.file.SetDeadline(time.Now().Add(plainWait))

@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -106,7 +107,7 @@ func serve(ctx context.Context, l *loaded, environ []string, stdout, stderr io.W
 	}
 	log.Info("Budgets", "logs", capacity.FormatSize(cfg.LogBudget), "buffers", capacity.FormatSize(cfg.BufferBudget),
 		"backlog", capacity.FormatSize(cfg.Backlog), "broker", capacity.FormatSize(budgets.Broker), "handshakes", cfg.MaxHandshakes)
-	usage, err := l.watch(sum, ownLimit, &cfg)
+	usage, err := l.watch(sum, ownLimit, &cfg, showCapacity(sum, &cfg))
 	if err != nil {
 		log.Warn("The memory in use can't be watched; the budgets hold all the same", "err", err)
 	} else {
@@ -267,7 +268,7 @@ func (l *loaded) gatewayConfig(maxConnections, shards int, log *slog.Logger) gat
 		}
 	}
 	c.Echo, c.Compression = bool(l.Echo), bool(l.Compression)
-	c.Node, c.Log = string(l.Node), log
+	c.Node, c.Version, c.Log = string(l.Node), readBuildInfo().Version, log
 	return c
 }
 
@@ -328,8 +329,8 @@ const leastBacklog = 256 * capacity.KiB
 
 // watch opens the files that say how much memory is in use. Under a limit that
 // changes, the gate, the backlog and, unless the user set it, GOMEMLIMIT follow;
-// the budgets of logs and buffers stay as they were at start.
-func (l *loaded) watch(sum capacity.Result, ownLimit bool, c *gateway.Config) (*capacity.Usage, error) {
+// the budgets of logs and buffers stay as they were at start. shown is told of each.
+func (l *loaded) watch(sum capacity.Result, ownLimit bool, c *gateway.Config, shown func(capacity.Result)) (*capacity.Usage, error) {
 	var set capacity.Limit
 	if l.MemoryLimit != 0 {
 		set = sum.Limit
@@ -344,9 +345,24 @@ func (l *loaded) watch(sum capacity.Result, ownLimit bool, c *gateway.Config) (*
 		if !ownLimit {
 			debug.SetMemoryLimit(r.GoMemLimit())
 		}
+		shown(r)
 		return r.Max, backlogOf(r), err
 	}
 	return usage, nil
+}
+
+// showCapacity has the gateway show a sum, and then whatever the function it returns is
+// given.
+func showCapacity(sum capacity.Result, c *gateway.Config) (shown func(capacity.Result)) {
+	var now atomic.Pointer[capacity.Report]
+	shown = func(r capacity.Result) {
+		if report, err := r.Report(); err == nil { // else the last one stands; the log says why nothing fits
+			now.Store(&report)
+		}
+	}
+	shown(sum)
+	c.Capacity = now.Load
+	return shown
 }
 
 // dataDir is where the embedded stream is kept; "" with --nats-url. A temporary
@@ -404,6 +420,7 @@ A synthetic market of %d symbols, %d events a second, is running:
   watch it    odin tail --url ws%[4]s://%[3]s/ws 'trade.*'
   connect     ws%[4]s://%[3]s/ws
               {"op":"sub","id":1,"ch":["trade.*"]}
+  status page http://%[5]s/
   look inside http%[4]s://%[3]s/stats
   publish     odin publish --admin-addr %[5]s demo.hello '{"text":"hi"}'
 
