@@ -55,7 +55,7 @@ test: ## Run every Go test, shuffled; all but e2e, whose clients must keep pace,
 	@$(MAKE) --no-print-directory e2e-missing
 
 .PHONY: check
-check: tidy-diff fmt vet lint imports licences-check repro e2e-deps test test-debug clients-js vuln ## Everything CI checks
+check: tidy-diff fmt vet lint imports licences-check repro e2e-deps test test-debug clients-js page-check vuln ## Everything CI checks
 	@echo 'check: all passed'
 
 .PHONY: tidy-diff
@@ -177,6 +177,26 @@ clients-js: clients-js-deps build
 	  cd clients/js && npm run --silent build && log=$$(mktemp); trap "rm -f $$log" EXIT; \
 	  ODIN_BIN=$(CURDIR)/$(BIN) npm test --silent >$$log 2>&1 && grep -E "^ℹ (tests|pass|skipped)" $$log || { cat $$log; exit 1; }; fi
 
+.PHONY: page-deps
+page-deps:
+	@if ! command -v npm >/dev/null; then \
+	  if [ -n "$${ODIN_REQUIRE_JS:-}" ]; then echo 'npm is not installed'; exit 1; fi; \
+	  echo 'note: npm is not installed: the status page is neither compared with its source nor tested'; \
+	elif [ web/node_modules/.package-lock.json -nt web/package-lock.json ]; then :; \
+	else cd web && npm ci --loglevel=error --no-audit --no-fund && touch node_modules/.package-lock.json; fi
+
+.PHONY: page
+page: page-deps ## Build the status page, web/src to web/dist, which is committed
+	cd web && npm run --silent build
+
+.PHONY: page-check
+page-check: page-deps build ## Fail if web/dist differs from a fresh build; test the page in Chromium
+	@if command -v npm >/dev/null; then \
+	  dir=$$(mktemp -d); trap 'rm -rf "$$dir"' EXIT; cd web; \
+	  npm run --silent build -- --logLevel warn --emptyOutDir --outDir "$$dir/dist"; \
+	  diff -r dist "$$dir/dist" >/dev/null || { echo 'web/dist is not what web/src builds to: make page, and commit it'; diff -rq dist "$$dir/dist"; exit 1; }; \
+	  ODIN_BIN=$(CURDIR)/$(BIN) npm test --silent >"$$dir/log" 2>&1 && grep -E "^ℹ (tests|pass|skipped)" "$$dir/log" || { cat "$$dir/log"; exit 1; }; fi
+
 .PHONY: e2e-clients
 e2e-clients: e2e-deps ## Test with independent clients: two in Go, npm ws, headless Chromium
 	go test -count=1 -v -run '^TestClient' ./e2e
@@ -266,4 +286,4 @@ bench-go: ## Go benchmarks of every package; compare two runs with benchstat
 
 .PHONY: clean
 clean: ## Remove what was built and the installed test clients and tools
-	rm -rf bin .tools e2e/js/node_modules clients/js/node_modules clients/js/dist
+	rm -rf bin .tools e2e/js/node_modules clients/js/node_modules clients/js/dist web/node_modules

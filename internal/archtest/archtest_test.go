@@ -30,7 +30,7 @@ type rule struct {
 var rules = []rule{
 	{
 		name:    "leaves",
-		from:    []string{"./netpoll/...", "./bufpool/...", "./capacity/...", "./internal/tlsrec/...", "./gateway/auth/...", "./internal/market/...", "./internal/ledger/..."},
+		from:    []string{"./netpoll/...", "./bufpool/...", "./capacity/...", "./internal/tlsrec/...", "./gateway/auth/...", "./internal/market/...", "./internal/ledger/...", "./web/..."},
 		to:      []string{"./..."},
 		deep:    true,
 		because: "each can be read, tested and reused without the rest",
@@ -48,6 +48,13 @@ var rules = []rule{
 		to:      []string{"./gateway", "./gateway/wire/...", "./gateway/channel/...", "./gateway/broker/...", "./capacity/...", "./cmd/..."},
 		deep:    true,
 		because: "TLS below a loop knows descriptors and bytes, not what is said over them",
+	},
+	{
+		name:    "sysfeed",
+		from:    []string{"./gateway/sysfeed/..."},
+		to:      []string{"./gateway", "./gateway/channel/...", "./gateway/broker/...", "./netpoll/...", "./cmd/..."},
+		deep:    true,
+		because: "a channel made in this process is told what it says, and knows no shard and no store",
 	},
 	{
 		name:    "x/crypto",

@@ -12,7 +12,6 @@ export interface Line {
 
 export interface ChartOptions {
   id: string;
-  height: number;
   lines: Line[];
   value: (v: number) => string;
   binary?: boolean;
@@ -69,12 +68,16 @@ export class Chart {
   }
 
   private resize(): void {
-    const width = this.box.clientWidth;
-    if (width > 0 && this.plot && width !== this.plot.width) this.plot.setSize({ width, height: this.o.height });
+    const { width, height } = this.size();
+    if (width > 0 && this.plot && (width !== this.plot.width || height !== this.plot.height)) this.plot.setSize({ width, height });
+  }
+
+  private size(): { width: number; height: number } {
+    return { width: this.box.clientWidth, height: this.box.clientHeight };
   }
 
   private draw(): void {
-    const width = this.box.clientWidth;
+    const { width, height } = this.size();
     if (width === 0) return;
     const [line, dim] = [css("--line"), css("--dim")];
     const font = `11px ${css("--font")}`;
@@ -83,7 +86,7 @@ export class Chart {
     this.plot = new uPlot(
       {
         width,
-        height: o.height,
+        height,
         padding: [8, 2, 0, 0],
         legend: { show: false },
         cursor: { y: false, drag: { x: false, y: false }, points: { size: 6 }, sync: { key: "time" } },
@@ -92,10 +95,10 @@ export class Chart {
           y: { range: (_u, _min, max) => [0, Math.max(max ?? 0, 1) * 1.08] },
         },
         axes: [
-          { ...axis, grid: { show: false }, size: 22, gap: 3, space: 70, values: (_u, splits) => splits.map((t) => clock(t * 1000, this.seconds < 600 && splits.length > 1 && (splits[1]! - splits[0]!) % 60 !== 0)) },
+          { ...axis, grid: { show: false }, size: 22, gap: 3, space: 70, values: (u, splits) => this.times(u, splits) },
           {
-            ...axis, size: 62, gap: 6, space: 34,
-            values: (_u, splits) => splits.map((v) => o.value(v)),
+            ...axis, size: 62, gap: 6, space: height < 120 ? 22 : 34,
+            values: (_u, splits) => splits.map((v) => o.value(v).replace(/\.0+(?!\d)/, "")), // 2.00 k is 2 k
             ...(o.binary ? { incrs: binarySteps } : {}),
           },
         ],
@@ -117,9 +120,23 @@ export class Chart {
     );
   }
 
+  // times labels the axis, but where a label would run into the other axis or out of
+  // the chart.
+  private times(u: uPlot, splits: number[]): string[] {
+    const seconds = splits.length > 1 && (splits[1]! - splits[0]!) % 60 !== 0;
+    const room = seconds ? 30 : 20;
+    const width = u.over.clientWidth;
+    return splits.map((t) => {
+      const x = u.valToPos(t, "x");
+      return x < room || x > width - room ? "" : clock(t * 1000, seconds);
+    });
+  }
+
+  // range is the time shown, less while less is known.
   private range(): [number, number] {
-    const end = (this.data[0]?.at(-1) as number | undefined) ?? Date.now() / 1000;
-    return [end - this.seconds, end];
+    const times = this.data[0] as number[];
+    const end = times.at(-1) ?? Date.now() / 1000;
+    return [Math.max(end - this.seconds, Math.min(times[0] ?? end, end - 60)), end];
   }
 
   private point(i: number | null): void {

@@ -8,7 +8,7 @@ export const sum = (counts: Record<string, number>) => Object.values(counts).red
 
 export function connections(history: History) {
   const chart = new Chart({
-    id: "conn-chart", height: 150, value: short,
+    id: "conn-chart", value: short,
     lines: [
       { label: "connections", color: "--accent", fill: "soft" },
       { label: "capacity", color: "--dim", dash: true },
@@ -24,7 +24,7 @@ export function connections(history: History) {
       text("conn-refused", short(sum(s.rejected) + s.acceptRefused));
       const more = [s.handshakes > 0 ? `${count(s.handshakes)} shaking hands` : "", s.waiting > 0 ? `${count(s.waiting)} waiting` : ""];
       text("conn-bound", more.filter(Boolean).join(" · "));
-      meter("conn-meter", s.currentConnections, s.maxConnections, 0.85, 0.98);
+      meter("conn-meter", s.currentConnections, s.maxConnections, 0.85, 0.995);
       const columns = history.columns(seconds, [connectionsAt, capacityAt]);
       // Far below the capacity its line would press the other one flat.
       const most = Math.max(0, ...columns[1]!.map((v) => v ?? 0));

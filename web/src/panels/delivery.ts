@@ -86,7 +86,7 @@ function bars(h: Histogram, n: number[]): void {
     const part = n[i]! / most;
     bar!.style.height = n[i]! > 0 ? `calc((100% - 34px) * ${Math.max(0.015, part).toFixed(4)})` : "0";
     text(share!, part > 0.12 ? `${((100 * n[i]!) / total).toFixed(0)}%` : "");
-    const le = upTo(h.buckets[i]!, h.buckets[i - 1]);
+    const le = upTo(h.buckets[i]!, h.buckets[i - 1]).replace(/\.0+(?!\d)/, "");
     text(label!, (i - first) % every === 0 || h.buckets[i]!.le === null ? le : "");
     column.title = `${h.buckets[i]!.le === null ? "" : "up to "}${le}: ${count(n[i]!)}`;
   }

@@ -1,5 +1,5 @@
 import { byId, rows, text } from "../dom.js";
-import { bytes, count, span } from "../format.js";
+import { bytes, clock, count, span } from "../format.js";
 import type { History } from "../history.js";
 import type { Conn, Stats } from "../stats.js";
 
@@ -51,7 +51,7 @@ async function look(key: string): Promise<void> {
     rows("slow-conns", behind.map((c) => [
       c.conn, c.addr, count(c.lag), bytes(c.unacked_bytes), `${span(c.taken_s)} ago`, why(c),
     ]), `None of ${count(total)} is behind.`);
-    text("slow-said", `as of ${new Date().toLocaleTimeString()}`);
+    text("slow-said", `as of ${clock(Date.now())}`);
   } catch (err) {
     text("slow-said", `That did not work: ${(err as Error).message}.`);
   } finally {
