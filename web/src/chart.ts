@@ -15,11 +15,16 @@ export interface ChartOptions {
   lines: Line[];
   value: (v: number) => string;
   binary?: boolean;
+  /** The scale reaches at least so far. */
+  least: number;
   /** What is said of a point under the cursor; default: each line's value. */
   say?: (values: (number | null)[]) => string;
 }
 
 const css = (name: string) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+
+// axisWidth is that of the axis of values, pixels.
+const axisWidth = 62;
 
 const binarySteps = Array.from({ length: 44 }, (_, i) => 2 ** i);
 
@@ -92,12 +97,12 @@ export class Chart {
         cursor: { y: false, drag: { x: false, y: false }, points: { size: 6 }, sync: { key: "time" } },
         scales: {
           x: { time: true, range: () => this.range() },
-          y: { range: (_u, _min, max) => [0, Math.max(max ?? 0, 1) * 1.08] },
+          y: { range: (_u, _min, max) => [0, Math.max((max ?? 0) * 1.08, o.least)] },
         },
         axes: [
           { ...axis, grid: { show: false }, size: 22, gap: 3, space: 70, values: (u, splits) => this.times(u, splits) },
           {
-            ...axis, size: 62, gap: 6, space: height < 120 ? 22 : 34,
+            ...axis, size: axisWidth, gap: 6, space: height < 120 ? 22 : 34,
             values: (_u, splits) => splits.map((v) => o.value(v).replace(/\.0+(?!\d)/, "")), // 2.00 k is 2 k
             ...(o.binary ? { incrs: binarySteps } : {}),
           },
@@ -124,12 +129,9 @@ export class Chart {
   // the chart.
   private times(u: uPlot, splits: number[]): string[] {
     const seconds = splits.length > 1 && (splits[1]! - splits[0]!) % 60 !== 0;
-    const room = seconds ? 30 : 20;
-    const width = u.over.clientWidth;
-    return splits.map((t) => {
-      const x = u.valToPos(t, "x");
-      return x < room || x > width - room ? "" : clock(t * 1000, seconds);
-    });
+    const { min, max } = u.scales.x!;
+    const room = ((seconds ? 30 : 20) / Math.max(1, u.width - axisWidth)) * (max! - min!);
+    return splits.map((t) => (t < min! + room || t > max! - room ? "" : clock(t * 1000, seconds)));
   }
 
   // range is the time shown, less while less is known.

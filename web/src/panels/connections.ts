@@ -8,7 +8,7 @@ export const sum = (counts: Record<string, number>) => Object.values(counts).red
 
 export function connections(history: History) {
   const chart = new Chart({
-    id: "conn-chart", value: short,
+    id: "conn-chart", value: short, least: 10,
     lines: [
       { label: "connections", color: "--accent", fill: "soft" },
       { label: "capacity", color: "--dim", dash: true },

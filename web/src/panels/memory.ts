@@ -18,7 +18,7 @@ export function memory(history: History) {
   // Stacked: each line is the sum up to its term, and the highest is painted first.
   const order = [...memoryTerms.keys()].reverse();
   const chart = new Chart({
-    id: "mem-chart", value: bytes, binary: true,
+    id: "mem-chart", value: bytes, binary: true, least: 2 ** 20,
     lines: [
       ...order.map((i) => ({ label: memoryTerms[i]![0], color: memoryTerms[i]![1], fill: "solid" as const })),
       { label: "limit", color: "--bad", dash: true },

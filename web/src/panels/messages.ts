@@ -7,7 +7,7 @@ import { inAt, outAt } from "../series.js";
 
 export function messages(history: History) {
   const chart = (id: string, label: string, color: string) =>
-    new Chart({ id, value: rate, lines: [{ label, color, fill: "soft" }] });
+    new Chart({ id, value: rate, least: 10, lines: [{ label, color, fill: "soft" }] });
   const into = chart("in-chart", "in", "--in");
   const out = chart("out-chart", "out", "--out");
   return {
