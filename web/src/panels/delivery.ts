@@ -53,10 +53,10 @@ export function delivery(history: History) {
     text("lag-p90", quiet ? ms(h.p90Ms) : quantile(h, recent, 0.9));
     text("lag-p99", quiet ? ms(h.p99Ms) : quantile(h, recent, 0.99));
     text("lag-max", ms(h.maxMs));
-    text("loop-p99", s.loopLag && s.loopLag.count > 0 ? ms(s.loopLag.p99Ms) : "–");
-    text("lag-what", quiet
+    const loops = s.loopLag && s.loopLag.count > 0 ? ` Event loops were late by ${ms(s.loopLag.p99Ms)} at p99.` : "";
+    text("lag-what", (quiet
       ? `Nothing in the last minute; shown are the ${count(h.count)} deliveries since start.`
-      : `${count(total)} deliveries of the last minute. Since start: p50 ${ms(h.p50Ms)}, p90 ${ms(h.p90Ms)}, p99 ${ms(h.p99Ms)}.`);
+      : `${count(total)} deliveries of the last minute. Since start: p50 ${ms(h.p50Ms)}, p90 ${ms(h.p90Ms)}, p99 ${ms(h.p99Ms)}.`) + loops);
     bars(h, shown);
     rows("lag-table", h.buckets.map((b, i) => [upTo(b, h.buckets[i - 1]), count(recent[i]!), count(b.n)]), "no buckets");
   };
@@ -85,9 +85,9 @@ function bars(h: Histogram, n: number[]): void {
     const [share, bar, label] = column.children as unknown as HTMLElement[];
     const part = n[i]! / most;
     bar!.style.height = n[i]! > 0 ? `calc((100% - 34px) * ${Math.max(0.015, part).toFixed(4)})` : "0";
-    text(share!, part > 0.12 ? `${((100 * n[i]!) / total).toFixed(0)}%` : "");
+    text(share!, part > 0.2 ? `${((100 * n[i]!) / total).toFixed(0)}%` : "");
     const le = upTo(h.buckets[i]!, h.buckets[i - 1]).replace(/\.0+(?!\d)/, "");
-    text(label!, (i - first) % every === 0 || h.buckets[i]!.le === null ? le : "");
+    text(label!, h.buckets[i]!.le === null || ((i - first) % every === 0 && i < last) ? le : "");
     column.title = `${h.buckets[i]!.le === null ? "" : "up to "}${le}: ${count(n[i]!)}`;
   }
   box.setAttribute("aria-label", `Histogram: half of the deliveries took ${quantile(h, n, 0.5)}, 99 of 100 ${quantile(h, n, 0.99)}. The table below has every bucket.`);

@@ -20,7 +20,7 @@ const words: Record<string, string> = {
 export function refusals(history: History) {
   return (s: Stats): void => {
     rows("ref-table", (s.recent?.refusals ?? []).map((r) => [
-      clock(r.ts), { text: r.what, class: "code" }, words[r.why ?? ""] ?? r.why ?? "", r.from ?? "–", count(r.n),
+      clock(r.ts), { text: r.what, class: "code" }, words[r.why ?? ""] ?? r.why ?? "", count(r.n), r.from ?? "–",
     ]), "Nobody has been refused or thrown out.");
     const codes = Object.keys(s.closes).sort((a, b) => s.closes[b]! - s.closes[a]!);
     rows("close-table", codes.map((code) => {
