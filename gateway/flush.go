@@ -20,6 +20,7 @@ type segment struct {
 	from, to int
 	skip     uint64
 	past     bool // the span is a Block's: it moves the sequence only
+	replay   bool // the span is the log's, and no news to this member
 	own      bool // the span's bytes are no chunk's: a conflated message, compressed
 	gap      bool // and begins with a gap of what retention has dropped
 }
@@ -55,6 +56,7 @@ func (s *shard) enqueueOne(sc *shardChan) {
 
 // flush writes for one turn.
 func (s *shard) flush() {
+	defer s.delivery.settle()
 	s.turn++
 	s.packs = packTurn
 	budget := s.flushTurn
@@ -168,6 +170,7 @@ func (s *shard) flushBehind(r connRef, c *slot) {
 		return
 	}
 	s.flushConn(r, c)
+	s.delivery.settle()
 	if c.pend == noNode || c.state == stateFree {
 		s.nodes = s.nodes[:mark]
 	}
@@ -219,6 +222,9 @@ func (s *shard) pick(r connRef, c *slot, sc *shardChan, at int) (seg segment, ok
 			}
 		}
 		if seg, ok = s.next(sc, index); ok {
+			if seg.replay = c.subs[at].replay(); seg.replay && len(seg.span.Bytes) == 0 {
+				c.subs[at].index &^= replaySub
+			}
 			return seg, true
 		}
 		if !s.fallOff(r, c, sc, at) {
@@ -340,6 +346,7 @@ func (s *shard) advance(r connRef, c *slot, n int) bool {
 		if skipped > 0 {
 			s.g.count.Skipped.Add(skipped)
 		}
+		s.delivery.wrote()
 	}()
 	for i := range s.segs {
 		seg := &s.segs[i]
@@ -376,6 +383,9 @@ func (s *shard) advance(r connRef, c *slot, n int) bool {
 		}
 		frames += next - seg.span.First
 		skipped += seg.skip
+		if seg.news() {
+			s.delivery.note(seg.span.Times[:next-seg.span.First])
+		}
 		if seg.gap {
 			s.g.count.gap(channel.WhyEvicted)
 		}
@@ -383,6 +393,9 @@ func (s *shard) advance(r connRef, c *slot, n int) bool {
 			m.Read(seq)
 		} else {
 			m.Move(next, seq)
+		}
+		if seg.replay && !m.Behind(seg.sc.head()) {
+			s.caughtUp(c, seg.sc)
 		}
 		if len(rest) > 0 && !s.queueOut(r, c, rest, nil) {
 			return false

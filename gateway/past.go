@@ -41,7 +41,7 @@ func (s *shard) past(r connRef, c *slot, sc *shardChan, at int) (span channel.Sp
 	}
 	if complete {
 		m.Move(ord, m.Seq)
-		c.subs[at].index &^= pastSub | fellSub
+		c.subs[at].index = c.subs[at].index&^(pastSub|fellSub) | replaySub
 		return span, false, s.sayFresh(r, c, sc.ch)
 	}
 	if c.flags&flagFetching != 0 {
@@ -102,7 +102,7 @@ func (s *shard) missPast(r connRef, c *slot, sc *shardChan, at int, why string) 
 		why = channel.WhySlow
 	}
 	index := c.subs[at].member()
-	c.subs[at].index &^= pastSub | fellSub
+	c.subs[at].index = c.subs[at].index&^(pastSub|fellSub) | replaySub
 	return s.rejoin(r, c, sc, index, why)
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/odin-ws/odin/gateway/channel"
 	"github.com/odin-ws/odin/gateway/secure"
 	"github.com/odin-ws/odin/gateway/wire"
+	"github.com/odin-ws/odin/internal/histogram"
 	"github.com/odin-ws/odin/netpoll"
 )
 
@@ -102,7 +103,11 @@ type shard struct {
 	packedBytes int          // what is packed
 	echoes      []echoed     // that found the pool full
 
+	// Owned by the loop: how long things take.
+	delivery delivery
+
 	// Any goroutine.
+	loopLag  *histogram.Histogram // of ticks; the loop counts
 	box      mailbox
 	conns    atomic.Int64 // connections held, for placement
 	headsNow atomic.Int64 // published copy of heads
@@ -191,6 +196,9 @@ func newShard(g *Gateway, id int, loop netpoll.Loop) *shard {
 		lookups: make(map[string][]lookup),
 		peerOf:  make(map[uint32]netip.Addr),
 		tries:   make(map[uint32]uint8),
+
+		delivery: delivery{now: func() int64 { return time.Now().UnixNano() }, hist: new(histogram.Histogram)},
+		loopLag:  new(histogram.Histogram),
 
 		sessions: make(map[uint32]auth.Session),
 		rbuf:     make([]byte, readSize),

@@ -79,12 +79,14 @@ const (
 	explicitSub = 1 << 31 // the channel was named, not matched by a wildcard
 	pastSub     = 1 << 30 // its position is older than the log: a sequence only
 	fellSub     = 1 << 29 // with pastSub: it was in the log, and fell off it
-	subFlags    = explicitSub | pastSub | fellSub
+	replaySub   = 1 << 28 // what it is given of the log is no news: it has not come to the head yet
+	subFlags    = explicitSub | pastSub | fellSub | replaySub
 )
 
 func (s sub) member() uint32 { return s.index &^ subFlags }
 func (s sub) explicit() bool { return s.index&explicitSub != 0 }
 func (s sub) past() bool     { return s.index&pastSub != 0 }
+func (s sub) replay() bool   { return s.index&replaySub != 0 }
 
 // ext is the part of a connection that exists only while something is
 // unfinished: a head, a frame, a write, a command at the pool, or wildcards.

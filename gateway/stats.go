@@ -80,6 +80,9 @@ type Stats struct {
 	WildcardOverflow   uint64            `json:"wildcardOverflow"`
 	LateTicks          uint64            `json:"lateTicks"`
 
+	Delivery LatencyStats `json:"delivery"` // news, from the stream's timestamp to the write to a socket
+	LoopLag  LatencyStats `json:"loopLag"`  // for how long event loops let wait what was ready
+
 	BacklogBytes  int64 `json:"backlogBytes"` // kernel memory charged for unacknowledged bytes
 	BacklogBudget int64 `json:"backlogBudgetBytes"`
 
@@ -235,6 +238,9 @@ func (g *Gateway) Stats() Stats {
 		LookupsFailed:      c.LookupsFailed.Load(),
 		WildcardOverflow:   c.WildcardOverflow.Load(),
 		LateTicks:          c.LateTicks.Load(),
+
+		Delivery: latencyStats(g.deliveryTimes()),
+		LoopLag:  latencyStats(g.loopLags()),
 
 		BacklogBytes:  g.backlog.used.Load(),
 		BacklogBudget: g.backlog.limit.Load(),

@@ -370,6 +370,9 @@ func (s *shard) subOne(r connRef, c *slot, cmd *subCommand, ch *channel.Channel,
 			to.seq, to.flags = last-1, flags|pastSub
 		}
 	}
+	if to.ord < next {
+		to.flags |= replaySub
+	}
 	cmd.gaps = s.enter(c, r, sc, to, cmd.gaps)
 	return j
 }

@@ -22,6 +22,7 @@ const (
 func (s *shard) Tick(n int) {
 	s.now += uint32(n)
 	s.beat.Store(time.Now().UnixNano())
+	s.noteLag(n)
 	if n > 1 {
 		s.g.count.LateTicks.Add(uint64(n - 1))
 	}

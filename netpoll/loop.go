@@ -38,8 +38,10 @@ type epollLoop struct {
 	timerFD int // timerfd_create(2), -1 without ticks
 
 	// Owned by the loop's goroutine.
-	iov [MaxIovecs]unix.Iovec
-	msg unix.Msghdr // over iov
+	iov  [MaxIovecs]unix.Iovec
+	msg  unix.Msghdr   // over iov
+	due  time.Duration // when the next tick is, on the timer's clock
+	late time.Duration // of the last one
 
 	// Any goroutine.
 	woken   atomic.Bool // a wake is on its way; Mail not called yet
@@ -59,7 +61,7 @@ func New(cfg Config) (Loop, error) {
 		return nil, fmt.Errorf("netpoll: eventfd: %w", err)
 	}
 	if cfg.Tick > 0 {
-		if l.timerFD, err = newTimer(cfg.Tick); err != nil {
+		if l.timerFD, l.due, err = newTimer(cfg.Tick); err != nil {
 			l.closeOwn()
 			return nil, err
 		}
@@ -67,17 +69,26 @@ func New(cfg Config) (Loop, error) {
 	return l, nil
 }
 
-func newTimer(every time.Duration) (int, error) {
-	fd, err := unix.TimerfdCreate(unix.CLOCK_MONOTONIC, unix.TFD_NONBLOCK|unix.TFD_CLOEXEC)
+// newTimer starts a timer and says when its first tick is due.
+func newTimer(every time.Duration) (fd int, due time.Duration, err error) {
+	fd, err = unix.TimerfdCreate(unix.CLOCK_MONOTONIC, unix.TFD_NONBLOCK|unix.TFD_CLOEXEC)
 	if err != nil {
-		return -1, fmt.Errorf("netpoll: timerfd_create: %w", err)
+		return -1, 0, fmt.Errorf("netpoll: timerfd_create: %w", err)
 	}
-	ts := unix.NsecToTimespec(int64(every))
-	if err := unix.TimerfdSettime(fd, 0, &unix.ItimerSpec{Interval: ts, Value: ts}, nil); err != nil {
+	due = monotonic() + every
+	spec := unix.ItimerSpec{Interval: unix.NsecToTimespec(int64(every)), Value: unix.NsecToTimespec(int64(due))}
+	if err := unix.TimerfdSettime(fd, unix.TFD_TIMER_ABSTIME, &spec, nil); err != nil {
 		unix.Close(fd)
-		return -1, fmt.Errorf("netpoll: timerfd_settime: %w", err)
+		return -1, 0, fmt.Errorf("netpoll: timerfd_settime: %w", err)
 	}
-	return fd, nil
+	return fd, due, nil
+}
+
+// monotonic is the timer's clock.
+func monotonic() time.Duration {
+	var ts unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts) // it exists
+	return time.Duration(ts.Nano())
 }
 
 func (l *epollLoop) Start(h Handler) error {
@@ -161,12 +172,17 @@ func (l *epollLoop) onTimer(ev easygo.EpollEvent) {
 	if n, err := rawRead(l.timerFD, buf[:]); err != nil || n != len(buf) {
 		return
 	}
-	l.handler.Tick(int(binary.NativeEndian.Uint64(buf[:])))
+	ticks := binary.NativeEndian.Uint64(buf[:])
+	l.late = monotonic() - l.due
+	l.due += time.Duration(ticks) * l.cfg.Tick
+	l.handler.Tick(int(ticks))
 	if l.unwoken.Swap(false) {
 		l.woken.Store(false)
 		l.handler.Mail()
 	}
 }
+
+func (l *epollLoop) Late() time.Duration { return l.late }
 
 func (l *epollLoop) Add(fd int, token uint64) error {
 	// 24 bytes a descriptor, and nothing of the connection for the collector

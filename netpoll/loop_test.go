@@ -428,6 +428,52 @@ func TestTick(t *testing.T) {
 	}
 }
 
+// lateness records how late each tick is.
+type lateness struct {
+	*recorder
+	loop Loop
+	late chan time.Duration
+}
+
+func (l *lateness) Tick(n int) { l.late <- l.loop.Late() }
+
+// A tick knows how late it is: little on an idle loop, as long as a busy one took,
+// and on time again afterwards.
+func TestLate(t *testing.T) {
+	const every, stall = 20 * time.Millisecond, 200 * time.Millisecond
+	loop, err := New(Config{Tick: every})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := &lateness{&recorder{mail: make(chan func(), 1)}, loop, make(chan time.Duration, 100_000)}
+	if err := loop.Start(h); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { loop.Stop() })
+	until := func(what string, ok func(time.Duration) bool) {
+		t.Helper()
+		for deadline := time.After(10 * time.Second); ; {
+			select {
+			case d := <-h.late:
+				if d < 0 {
+					t.Fatalf("%s: a tick %v too early", what, -d)
+				}
+				if ok(d) {
+					return
+				}
+			case <-deadline:
+				t.Fatalf("no tick %s", what)
+			}
+		}
+	}
+	onTime := func(d time.Duration) bool { return d < every/2 } // a busy machine lets some be
+	until("on time", onTime)
+	h.mail <- func() { time.Sleep(stall) }
+	loop.Wake()
+	until("late by the stall", func(d time.Duration) bool { return d >= stall-every })
+	until("on time after the stall", onTime)
+}
+
 func TestFailedAddLeavesNothing(t *testing.T) {
 	l := newTestLoop(t, Config{})
 	f, err := os.CreateTemp(t.TempDir(), "")

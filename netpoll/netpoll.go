@@ -28,6 +28,7 @@ import (
 	"net/netip"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // Event is a set of readiness hints.
@@ -87,6 +88,10 @@ type Loop interface {
 	Stop() error
 	// Wake makes Mail be called soon. Wakes before that are one.
 	Wake()
+	// Late is, in Handler.Tick, for how long that tick had been due when the loop
+	// came to it: the first of them when it stands for several. So long does whatever
+	// else becomes ready wait.
+	Late() time.Duration
 
 	// Add registers fd for In, Out and RdHup, edge-triggered. On error nothing
 	// stays registered.

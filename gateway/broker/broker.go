@@ -41,10 +41,16 @@ type Message struct {
 	Prev uint64
 	// Time is when the stream stored it, Unix milliseconds; equal on every node.
 	Time int64
+	// Nanos is what Time leaves out, nanoseconds below a millisecond, as far as the
+	// broker knows.
+	Nanos int64
 	// Data is the publisher's payload, unchecked. The Sink may read it during
 	// the call only and never writes to it.
 	Data []byte
 }
+
+// Stored is Time and Nanos in one, Unix nanoseconds; 0 without a time.
+func (m *Message) Stored() int64 { return m.Time*1e6 + m.Nanos }
 
 // Sink receives what a Broker delivers. All its methods are called from one
 // goroutine at a time, in stream order, and must not block for long: while one

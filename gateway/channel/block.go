@@ -26,7 +26,7 @@ type Block struct {
 
 // Size is what the block costs, bytes.
 func (b *Block) Size() int64 {
-	return chunkCost + int64(cap(b.buf)) + int64(cap(b.offs))*entryCost
+	return chunkCost + int64(cap(b.buf)) + int64(cap(b.offs))*blockEntry
 }
 
 // Empty reports whether there is nothing in it.

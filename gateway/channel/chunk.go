@@ -8,8 +8,9 @@ const (
 	// frame larger than the chunk due gets one of its own size.
 	minChunk = 1 << 10
 	maxChunk = 64 << 10
-	// entryCost is what one index entry costs, bytes.
-	entryCost = 12
+	// entryCost is what one index entry costs, bytes, and blockEntry one of a Block's.
+	entryCost  = 20
+	blockEntry = 12
 	// chunkCost is the fixed cost of a chunk's bookkeeping, bytes.
 	chunkCost = 160
 )
@@ -22,6 +23,7 @@ type chunk struct {
 	buf   []byte    // frames; len is published, cap is fixed
 	offs  []uint32  // where each entry begins in buf
 	seqs  []uint64  // the channel's head after each entry
+	times []int64   // when the stream stored each entry, Unix ns; 0 where it is no message
 	z     *deflated // its entries compressed, from one on; nil: none are
 	born  int64     // Unix ms of the first entry
 	last  int64     // Unix ms of the newest entry

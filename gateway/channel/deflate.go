@@ -65,6 +65,7 @@ func (z *deflated) span(c *chunk, i, j int) Span {
 		base:  offs[0],
 		offs:  offs,
 		seqs:  c.seqs[i:j],
+		Times: c.times[i:j],
 	}
 }
 

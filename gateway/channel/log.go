@@ -35,6 +35,10 @@ type Span struct {
 	More  bool   // there are entries after Next, in another chunk
 	Gap   bool   // of a Block: it begins with a gap of what retention has dropped
 
+	// Times is when the stream stored each entry, Unix ns; 0 of those that are no
+	// message. A Block's has none.
+	Times []int64
+
 	c    *chunk
 	base uint32   // offset of Bytes in the chunk
 	offs []uint32 // of the entries in the chunk, from First on
@@ -99,6 +103,7 @@ func (c *chunk) span(i, j int) Span {
 		base:  c.offs[i],
 		offs:  c.offs[i:j],
 		seqs:  c.seqs[i:j],
+		Times: c.times[i:j],
 	}
 }
 
@@ -260,6 +265,7 @@ func (l *Log) room(n int, prev uint64, now int64) []byte {
 		buf:   make([]byte, 0, size),
 		offs:  make([]uint32, 0, max(1, size/256)),
 		seqs:  make([]uint64, 0, max(1, size/256)),
+		times: make([]int64, 0, max(1, size/256)),
 		born:  now,
 		owner: l.budget,
 	}
@@ -273,9 +279,9 @@ func (l *Log) room(n int, prev uint64, now int64) []byte {
 	return c.buf[:0:size]
 }
 
-// publish makes the entry encoded into room visible; note says that it is no
-// message. Writer only.
-func (l *Log) publish(entry []byte, seq uint64, now int64, note bool) {
+// publish makes the entry encoded into room visible; stored is when the stream
+// stored it, note says that it is no message. Writer only.
+func (l *Log) publish(entry []byte, seq uint64, now, stored int64, note bool) {
 	c := l.chunks[len(l.chunks)-1]
 	l.mu.Lock()
 	if note {
@@ -286,6 +292,7 @@ func (l *Log) publish(entry []byte, seq uint64, now int64, note bool) {
 	grown := cap(c.offs)
 	c.offs = append(c.offs, uint32(len(c.buf)))
 	c.seqs = append(c.seqs, seq)
+	c.times = append(c.times, stored)
 	c.buf = c.buf[:len(c.buf)+len(entry)]
 	c.last = now
 	l.next++

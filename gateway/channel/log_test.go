@@ -14,7 +14,7 @@ func newLog() *Log { return &Log{budget: &Budget{limit: 1 << 40}} }
 // add appends an entry of n bytes, all of them the low byte of seq.
 func (l *Log) add(n int, seq uint64, now int64) {
 	b := l.room(n, l.seq, now)
-	l.publish(append(b, bytes.Repeat([]byte{byte(seq)}, n)...), seq, now, false)
+	l.publish(append(b, bytes.Repeat([]byte{byte(seq)}, n)...), seq, now, int64(seq), false)
 }
 
 // seal makes the next entry begin a chunk.

@@ -199,7 +199,7 @@ func (h *Hub) Message(m *broker.Message) {
 	n := wire.MsgFrameLen(ch.Name, m.Seq, prev, m.Time, len(m.Data))
 	entry := wire.AppendMsg(h.room(ch, n), ch.Name, m.Seq, prev, m.Time, m.Data)
 	h.Counters.Messages.Add(1)
-	h.publish(ch, entry, m.Seq, false)
+	h.publish(ch, entry, m.Seq, m.Stored(), false)
 }
 
 // refuse passes over a message whose channel there is no place for. Those whose
@@ -241,7 +241,7 @@ func (h *Hub) chain(ch *Channel, m *broker.Message) uint64 {
 // after them. Writer only.
 func (h *Hub) appendEntry(ch *Channel, frame []byte, seq uint64) {
 	h.scratch = frame
-	h.publish(ch, append(h.room(ch, len(frame)), frame...), seq, true)
+	h.publish(ch, append(h.room(ch, len(frame)), frame...), seq, 0, true)
 }
 
 // say appends word of how fresh a channel is. Writer only.
@@ -268,9 +268,10 @@ func (h *Hub) room(ch *Channel, n int) []byte {
 	return room
 }
 
-// publish makes an entry visible, trims, and marks. Writer only.
-func (h *Hub) publish(ch *Channel, entry []byte, seq uint64, note bool) {
-	ch.publish(entry, seq, h.now, note)
+// publish makes an entry visible, trims, and marks; stored as in Log.publish. Writer
+// only.
+func (h *Hub) publish(ch *Channel, entry []byte, seq uint64, stored int64, note bool) {
+	ch.publish(entry, seq, h.now, stored, note)
 	h.Counters.Bytes.Add(uint64(len(entry)))
 	h.trim(ch)
 	h.mark(ch)

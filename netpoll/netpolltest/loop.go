@@ -3,6 +3,7 @@ package netpolltest
 import (
 	"fmt"
 	"sync/atomic"
+	"time"
 
 	"github.com/odin-ws/odin/netpoll"
 )
@@ -14,6 +15,7 @@ type Loop struct {
 
 	depth   int // handler calls under way
 	stopped bool
+	late    time.Duration
 	regs    []*Socket // registered, in the order of Add
 
 	woken atomic.Bool // Wake may come from any goroutine
@@ -82,6 +84,12 @@ func (l *Loop) RunMail() bool {
 
 // Tick calls Tick.
 func (l *Loop) Tick(n int) { l.call(func() { l.h.Tick(n) }) }
+
+// SetLate sets what Late says from now on.
+func (l *Loop) SetLate(d time.Duration) { l.late = d }
+
+// Late implements netpoll.Loop.
+func (l *Loop) Late() time.Duration { return l.late }
 
 // Registered is the number of descriptors registered.
 func (l *Loop) Registered() int { return len(l.regs) }

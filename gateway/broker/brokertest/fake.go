@@ -163,10 +163,12 @@ func (f *Fake) usable() error {
 
 // store appends one message and returns its sequence. Called with mu held.
 func (f *Fake) store(channel string, data []byte) uint64 {
+	now := time.Now()
 	m := broker.Message{
 		Channel: channel,
 		Seq:     f.last() + 1,
-		Time:    time.Now().UnixMilli(),
+		Time:    now.UnixMilli(),
+		Nanos:   now.UnixNano() % 1e6,
 		Data:    slices.Clone(data),
 	}
 	for i := len(f.log) - 1; i >= 0; i-- {

@@ -190,7 +190,7 @@ func (d *delivery) take(ctx context.Context, m *nats.Msg) error {
 			return nil // the fetch brought it along
 		}
 	}
-	d.deliver(&broker.Message{Channel: channel, Seq: st.seq, Prev: st.prev, Time: st.time / 1e6, Data: m.Data}, st.time)
+	d.deliver(&broker.Message{Channel: channel, Seq: st.seq, Prev: st.prev, Time: st.time / 1e6, Nanos: st.time % 1e6, Data: m.Data}, st.time)
 	return nil
 }
 

@@ -53,7 +53,7 @@ func stored(m *nats.Msg) (msg broker.Message, st stamp, ok bool) {
 		return msg, st, false
 	}
 	channel, ok := strings.CutPrefix(st.subject, inPrefix)
-	return broker.Message{Channel: channel, Seq: st.seq, Time: st.time / 1e6, Data: m.Data}, st, ok
+	return broker.Message{Channel: channel, Seq: st.seq, Time: st.time / 1e6, Nanos: st.time % 1e6, Data: m.Data}, st, ok
 }
 
 // leaderGet asks the stream's leader, whose answer is slower but authoritative,
@@ -80,6 +80,7 @@ func (c *client) leaderGet(ctx context.Context, req getRequest) (broker.Message,
 		Channel: strings.TrimPrefix(m.Subject, inPrefix),
 		Seq:     m.Seq,
 		Time:    m.Time.UnixMilli(),
+		Nanos:   m.Time.UnixNano() % 1e6,
 		Data:    m.Data,
 	}, nil
 }

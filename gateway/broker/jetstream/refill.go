@@ -148,7 +148,7 @@ func (d *delivery) settle(ctx context.Context, before uint64) ([]got, error) {
 		m, err := d.b.leaderGet(ctx, getRequest{Seq: d.last + 1, NextFor: inPrefix + ">"})
 		switch {
 		case err == nil && m.Seq == d.last+1:
-			return []got{{msg: m, nanos: m.Time * 1e6}}, nil
+			return []got{{msg: m, nanos: m.Stored()}}, nil
 		case err == nil:
 			d.lose(min(m.Seq, before))
 			return nil, nil
