@@ -28,6 +28,7 @@ func (g *Gateway) startAdmin() {
 	mux.HandleFunc("/stats", only(http.MethodGet, g.plain.stats))
 	mux.HandleFunc("/healthz", only(http.MethodGet, g.plain.healthz))
 	mux.HandleFunc("/readyz", only(http.MethodGet, g.plain.readyz))
+	mux.HandleFunc("/metrics", only(http.MethodGet, g.metricsHandler().ServeHTTP))
 	mux.HandleFunc("/debug/pprof/", pprof.Index)
 	mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
 	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)

@@ -10,12 +10,13 @@ import (
 )
 
 // adminPaths are those of the admin port that an API key of another role than
-// admin's may use, or none: what is not here is an admin's, also what is yet to be
-// added.
+// admin's may use, or none: what is not here is an admin's alone, also what is yet to
+// be added.
 var adminPaths = func() map[string]auth.Role {
 	paths := map[string]auth.Role{
 		"/v1/publish":       auth.RolePublish,
 		"/v1/publish/batch": auth.RolePublish,
+		"/metrics":          auth.RoleMetrics,
 		"/healthz":          "",
 		"/readyz":           "",
 		"/stats":            "", // they are on the public port too
@@ -26,6 +27,9 @@ var adminPaths = func() map[string]auth.Role {
 	}
 	return paths
 }()
+
+// keyedFor says what a role is for.
+var keyedFor = map[auth.Role]string{auth.RolePublish: "publishing", auth.RoleMetrics: "/metrics"}
 
 // keyedBy is the context key of a request's *auth.APIKey.
 type keyedBy struct{}
@@ -55,9 +59,9 @@ func (g *Gateway) guardKeys(h http.Handler) http.Handler {
 				w.Header().Add("WWW-Authenticate", `Basic realm="odin admin: any name, the API key as password"`)
 			}
 			writeError(w, http.StatusUnauthorized, "unauthorized", auth.BadAPIKey.Error(), 0)
-		case role == auth.RoleAdmin && key.Role != auth.RoleAdmin:
+		case key.Role != role && key.Role != auth.RoleAdmin:
 			g.count.KeysForbidden.Add(1)
-			writeError(w, http.StatusForbidden, "forbidden", "this key is for publishing only", 0)
+			writeError(w, http.StatusForbidden, "forbidden", "this key is for "+keyedFor[key.Role]+" only", 0)
 		default:
 			h.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), keyedBy{}, key)))
 		}

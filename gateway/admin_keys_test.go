@@ -66,6 +66,7 @@ func (g *testGateway) adminStatus(key, method, path, body string) string {
 func TestWhoMayDoWhat(t *testing.T) {
 	publisher, publisherLine := made(t, "feed", auth.RolePublish, "trade.*")
 	admin, adminLine := made(t, "ops", auth.RoleAdmin, "*")
+	scraper, scraperLine := made(t, "prometheus", auth.RoleMetrics)
 	who := []struct{ name, credential string }{
 		{"anonymous", ""},
 		{"reader", mint(t, tokenSecret, claims())},
@@ -73,6 +74,7 @@ func TestWhoMayDoWhat(t *testing.T) {
 		{"wrong audience", mint(t, tokenSecret, claims("aud", "billing"))},
 		{"forged", mint(t, forger, claims())},
 		{"publisher", publisher},
+		{"scraper", scraper},
 		{"admin", admin},
 	}
 	const sub, replay = `{"op":"sub","id":1,"ch":["%s"]}`, `{"op":"replay","id":1,"ch":"%s","epoch":"%s","from":1,"to":1}`
@@ -84,7 +86,7 @@ func TestWhoMayDoWhat(t *testing.T) {
 				change(c)
 			}
 		})
-		cfg.APIKeys = keysOf(t, publisherLine, adminLine)
+		cfg.APIKeys = keysOf(t, publisherLine, scraperLine, adminLine)
 	}
 	what := []struct {
 		name string
@@ -136,13 +138,14 @@ func TestWhoMayDoWhat(t *testing.T) {
 	}{
 		{"no keys", nil, map[string]string{
 			"anonymous": unkeyed, "reader": unkeyed, "expired": unkeyed, "wrong audience": unkeyed, "forged": unkeyed,
-			"publisher": unkeyed, "admin": unkeyed,
+			"publisher": unkeyed, "scraper": unkeyed, "admin": unkeyed,
 		}},
 		{"keys", func(c *Config) { keyed(c, nil) }, map[string]string{
 			"anonymous": strings.Replace(locked, "open 401 4001 open", "open 4001 4001 open", 1), // may show its key yet
 			"reader":    "ack forbidden forbidden forbidden ack forbidden ack forbidden 401 401 401 401 401 401 401 401 401 open 401 4001 open",
 			"expired":   locked, "wrong audience": locked, "forged": locked,
 			"publisher": "401 401 401 401 401 401 401 401 403 403 open 403 open 403 403 403 403 open 403 4001 open",
+			"scraper":   "401 401 401 401 401 401 401 401 403 403 403 403 403 403 open 403 403 open 403 4001 open",
 			"admin":     "401 401 401 401 401 401 401 401 open open open open open open open open open open ack ack open",
 		}},
 		{"keys, and public.* for anybody", func(c *Config) {
@@ -152,6 +155,7 @@ func TestWhoMayDoWhat(t *testing.T) {
 			"reader":    "ack ack forbidden forbidden ack forbidden ack forbidden 401 401 401 401 401 401 401 401 401 open 401 4001 open",
 			"expired":   locked, "wrong audience": locked, "forged": locked,
 			"publisher": "401 401 401 401 401 401 401 401 403 403 open 403 open 403 403 403 403 open 403 4001 open",
+			"scraper":   "401 401 401 401 401 401 401 401 403 403 403 403 403 403 open 403 403 open 403 4001 open",
 			"admin":     "401 401 401 401 401 401 401 401 open open open open open open open open open open ack ack open",
 		}},
 	} {
@@ -200,7 +204,7 @@ func TestWhoMayDoWhat(t *testing.T) {
 	for _, caller := range who {
 		log.wantNone(t, caller.credential)
 	}
-	log.wantNone(t, string(tokenSecret), adminLine, publisherLine)
+	log.wantNone(t, string(tokenSecret), adminLine, publisherLine, scraperLine)
 }
 
 // A key may be shown in three ways; a batch is judged item by item.

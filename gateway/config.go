@@ -128,7 +128,7 @@ type Config struct {
 
 	// Node names this process to clients; empty picks a random one.
 	Node string
-	// Version is the program's, for people who look at it; may be empty.
+	// Version is what /stats and /metrics say of the program; empty is "devel".
 	Version string
 	// Log receives structured logs; nil discards them.
 	Log *slog.Logger

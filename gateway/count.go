@@ -1,11 +1,13 @@
 package gateway
 
 import (
+	"net/http"
 	"strconv"
 	"sync/atomic"
 
 	"github.com/odin-ws/odin/gateway/auth"
 	"github.com/odin-ws/odin/gateway/channel"
+	"github.com/odin-ws/odin/gateway/wire"
 )
 
 // counters is everything a gateway counts. Each grows only, but those that say now.
@@ -77,8 +79,12 @@ type counters struct {
 	AdminRefused  atomic.Uint64               // connections to the admin port beyond its bound
 	AuthEnded     [auth.Reasons]atomic.Uint64 // connections whose token went bad, by reason
 
-	refusals [600]atomic.Uint64  // handshakes refused, by HTTP status
-	closes   [5000]atomic.Uint64 // connections closed, by close code
+	refusals [len(refusalCodes)]atomic.Uint64 // handshakes refused, by code
+	closes   [5000]atomic.Uint64              // connections closed, by close code
+
+	ConfigReloads       atomic.Uint64 // that were taken
+	ConfigReloadsFailed atomic.Uint64
+	ConfigBad           atomic.Bool // the last one failed
 }
 
 // How a request for the past went.
@@ -114,10 +120,49 @@ func (c *counters) gap(why string) {
 	}
 }
 
-func (c *counters) refused(status int) {
-	if status >= 0 && status < len(c.refusals) {
-		c.refusals[status].Add(1)
+// refusalCodes are the codes of refusals, each with its HTTP status. One that is not
+// here counts as the last.
+var refusalCodes = [...]struct {
+	code   string
+	status int
+}{
+	{"bad_request", http.StatusBadRequest}, {"tls_required", http.StatusBadRequest}, {"unauthorized", http.StatusUnauthorized},
+	{"forbidden", http.StatusForbidden}, {"not_found", http.StatusNotFound}, {"method_not_allowed", http.StatusMethodNotAllowed},
+	{"timeout", http.StatusRequestTimeout}, {"uri_too_long", http.StatusRequestURITooLong}, {"upgrade_required", http.StatusUpgradeRequired},
+	{"ip_connections", http.StatusTooManyRequests}, {"ip_rate", http.StatusTooManyRequests},
+	{"head_too_large", http.StatusRequestHeaderFieldsTooLarge}, {"internal", http.StatusInternalServerError},
+	{"at_capacity", http.StatusServiceUnavailable}, {"draining", http.StatusServiceUnavailable}, {"busy", http.StatusServiceUnavailable},
+	{"version_not_supported", http.StatusHTTPVersionNotSupported}, {"other", http.StatusInternalServerError},
+}
+
+// refusalIndex is where a code is in refusalCodes.
+var refusalIndex = func() map[string]int {
+	m := make(map[string]int, len(refusalCodes))
+	for i, c := range refusalCodes {
+		m[c.code] = i
 	}
+	return m
+}()
+
+func (c *counters) refused(ref *wire.Refusal) {
+	i, known := refusalIndex[ref.Code]
+	if !known {
+		i = len(refusalCodes) - 1
+	}
+	c.refusals[i].Add(1)
+}
+
+// rejected is what was refused, by code and by status, the latter without zeros.
+func (c *counters) rejected() (byCode, byStatus map[string]uint64) {
+	byCode, byStatus = make(map[string]uint64, len(refusalCodes)), make(map[string]uint64)
+	for i, r := range refusalCodes {
+		n := c.refusals[i].Load()
+		byCode[r.code] = n
+		if n > 0 {
+			byStatus[strconv.Itoa(r.status)] += n
+		}
+	}
+	return byCode, byStatus
 }
 
 func (c *counters) closed(code uint16) {

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"runtime"
+	"runtime/pprof"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -161,7 +162,7 @@ func newGateway(cfg Config, newLoop func(netpoll.Config) (netpoll.Loop, error)) 
 		ants.WithLogger(antsLog{g.log}),
 		ants.WithPanicHandler(func(p any) {
 			g.count.PoolPanics.Add(1)
-			g.log.Error("a worker panicked; only its connection is closed", "panic", p)
+			g.sampledAt(slog.LevelError, "worker panic", "a worker panicked; only its connection is closed", "panic", p)
 		}))
 	if err != nil {
 		return nil, fmt.Errorf("gateway: worker pool: %w", err)
@@ -202,7 +203,9 @@ func (g *Gateway) Start() (err error) {
 		}
 	}()
 	for _, s := range g.shards {
-		if err := s.loop.Start(s); err != nil {
+		// The loop's goroutine inherits the label: profiles tell the shards apart.
+		pprof.Do(context.Background(), pprof.Labels("shard", strconv.Itoa(s.id)), func(context.Context) { err = s.loop.Start(s) })
+		if err != nil {
 			return err
 		}
 	}
@@ -320,15 +323,17 @@ func (g *Gateway) handTo(s *shard, fds []int) {
 // submit runs f in the worker pool, or says at once that it is full.
 func (g *Gateway) submit(f func()) error { return g.workers.Submit(f) }
 
-// tickHub trims the logs of quiet channels.
+// tickHub trims the logs of quiet channels, once a second, and tells of log lines left
+// out.
 func (g *Gateway) tickHub() {
 	defer g.tickers.Done()
 	t := time.NewTicker(time.Second)
 	defer t.Stop()
 	for {
 		select {
-		case <-t.C:
+		case now := <-t.C:
 			g.hub.Tick()
+			g.tellSampled(now)
 		case <-g.down:
 			return
 		}

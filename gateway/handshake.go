@@ -228,7 +228,7 @@ func (s *shard) connID(r connRef) string {
 
 // refuse answers a handshake with an HTTP status and closes it.
 func (s *shard) refuse(r connRef, c *slot, ref *wire.Refusal) {
-	s.g.count.refused(ref.Status)
+	s.g.count.refused(ref)
 	s.g.recent.note(uint16(ref.Status), ref.Code, func() netip.Addr { return s.addr(r, c) })
 	retry := 0
 	if ref.Status == http.StatusServiceUnavailable || ref.Status == http.StatusTooManyRequests {
@@ -272,7 +272,7 @@ func (s *shard) refuseChecked(r connRef, c *slot, req *wire.Request, ref *wire.R
 		s.refuse(r, c, ref)
 		return
 	}
-	s.g.count.refused(ref.Status)
+	s.g.count.refused(ref)
 	s.g.count.closed(code)
 	s.g.recent.note(code, ref.Code, func() netip.Addr { return s.addr(r, c) })
 	s.wbuf = wire.AppendClose(answer, code, reason)

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"log/slog"
 	"net/http"
 	"runtime/debug"
 	"slices"
@@ -186,7 +187,7 @@ func (g *Gateway) verifyOne(tokens *auth.Tokens, ch *check) {
 	defer func() {
 		if p := recover(); p != nil {
 			g.count.PoolPanics.Add(1)
-			g.log.Error("verifying a token panicked; only its connection is closed", "panic", p, "stack", string(debug.Stack()))
+			g.sampledAt(slog.LevelError, "token panic", "verifying a token panicked; only its connection is closed", "panic", p, "stack", string(debug.Stack()))
 		}
 	}()
 	ch.fetches = tokens.Fetches() // before the verdict, so that no later one is missed

@@ -443,7 +443,7 @@ func TestTokenRejectedInside(t *testing.T) {
 		}
 	}
 	g.wantNothingHeld(t, 0, 0)
-	if n := g.count.refusals[401].Load(); n != 3 {
+	if n := g.Stats().Rejected["401"]; n != 3 {
 		t.Errorf("%d counted", n)
 	}
 }

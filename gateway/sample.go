@@ -1,38 +1,94 @@
 package gateway
 
 import (
+	"context"
+	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
-// sampler lets each kind of message through once a second, so that a flood of
-// bad clients is not a flood of log lines.
+const (
+	// sampledLines is how many lines of one kind are logged in a sampleWindow.
+	sampledLines = 5
+	sampleWindow = time.Second
+)
+
+// sampler bounds the log lines that a client can cause: so many of a kind a second,
+// and, when the second is over, one that says how many were left out. Kinds are
+// words in the code, so the map has a bound.
 type sampler struct {
-	mu      sync.Mutex
-	last    map[string]time.Time
-	skipped map[string]int
+	leftOut atomic.Uint64 // lines, since the start
+
+	mu    sync.Mutex
+	kinds map[string]*sampledKind
 }
 
-// sampled logs a warning, at most one of a kind a second, with how many of the
-// kind were left out.
-func (g *Gateway) sampled(kind, message string, args ...any) {
-	s := &g.sampler
+type sampledKind struct {
+	began   time.Time // of the window
+	lines   int       // in it
+	leftOut int       // in it
+}
+
+// admit reports whether a line of a kind may be logged now, and how many of the
+// window before were left out and have not been told of.
+func (s *sampler) admit(kind string, now time.Time) (ok bool, untold int) {
 	s.mu.Lock()
-	if s.last == nil {
-		s.last, s.skipped = make(map[string]time.Time), make(map[string]int)
+	defer s.mu.Unlock()
+	k := s.kinds[kind]
+	if k == nil {
+		if s.kinds == nil {
+			s.kinds = make(map[string]*sampledKind)
+		}
+		k = new(sampledKind)
+		s.kinds[kind] = k
 	}
-	now := time.Now()
-	if now.Sub(s.last[kind]) < time.Second {
-		s.skipped[kind]++
-		s.mu.Unlock()
-		return
+	if now.Sub(k.began) >= sampleWindow {
+		untold = k.leftOut
+		*k = sampledKind{began: now}
 	}
-	s.last[kind] = now
-	skipped := s.skipped[kind]
-	s.skipped[kind] = 0
-	s.mu.Unlock()
-	if skipped > 0 {
-		args = append(args, "more_like_it", skipped)
+	if k.lines >= sampledLines {
+		k.leftOut++
+		s.leftOut.Add(1)
+		return false, untold
 	}
-	g.log.Warn(message, args...)
+	k.lines++
+	return true, untold
+}
+
+// ended calls f for each kind whose window is over, with how many lines of it were
+// left out.
+func (s *sampler) ended(now time.Time, f func(kind string, leftOut int)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for kind, k := range s.kinds {
+		if k.leftOut > 0 && now.Sub(k.began) >= sampleWindow {
+			f(kind, k.leftOut)
+			k.leftOut = 0
+		}
+	}
+}
+
+// sampled logs a warning that a client can cause.
+func (g *Gateway) sampled(kind, message string, args ...any) {
+	g.sampledAt(slog.LevelWarn, kind, message, args...)
+}
+
+// sampledAt is sampled at another level.
+func (g *Gateway) sampledAt(level slog.Level, kind, message string, args ...any) {
+	ok, untold := g.sampler.admit(kind, time.Now())
+	if untold > 0 {
+		g.tellLeftOut(kind, untold)
+	}
+	if ok {
+		g.log.Log(context.Background(), level, message, args...)
+	}
+}
+
+// tellSampled says of floods that are over how many lines were left out; once a
+// second.
+func (g *Gateway) tellSampled(now time.Time) { g.sampler.ended(now, g.tellLeftOut) }
+
+func (g *Gateway) tellLeftOut(kind string, n int) {
+	g.log.Warn("log lines of one kind were left out", "kind", kind, "lines", n)
 }

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"runtime"
 	"time"
 
@@ -19,7 +20,7 @@ type Stats struct {
 	MessageReplayRequests   uint64  `json:"messageReplayRequests"`
 
 	Node          string  `json:"node"`
-	Version       string  `json:"version,omitempty"`
+	Version       string  `json:"version"`
 	UptimeSeconds float64 `json:"uptimeSeconds"`
 	Goroutines    int     `json:"goroutines"`
 	Shards        int     `json:"shards"`
@@ -29,8 +30,9 @@ type Stats struct {
 	Waiting       int64             `json:"waiting"` // for a place, now
 	Waited        uint64            `json:"waited"`
 	PeersRefused  uint64            `json:"addressesRefused"`
-	Rejected      map[string]uint64 `json:"rejected"` // handshakes, by HTTP status
-	Closes        map[string]uint64 `json:"closes"`   // by close code; 1006 is gone without one
+	Rejected      map[string]uint64 `json:"rejected"`    // handshakes, by HTTP status
+	RejectedFor   map[string]uint64 `json:"rejectedFor"` // the same, by the code of the answer
+	Closes        map[string]uint64 `json:"closes"`      // by close code; 1006 is gone without one
 	Accepted      uint64            `json:"accepted"`
 	AcceptRefused uint64            `json:"acceptRefused"` // no descriptor left
 	AcceptAborted uint64            `json:"acceptAborted"`
@@ -110,6 +112,11 @@ type Stats struct {
 	AuthEnded  map[string]uint64 `json:"authEnded"`        // connections whose token went bad, by reason
 	TLS        *TLSStats         `json:"tls,omitempty"`
 
+	LogLinesLeftOut     uint64 `json:"logLinesLeftOut"` // of kinds that a client can cause in any number
+	ConfigReloads       uint64 `json:"configReloads"`
+	ConfigReloadsFailed uint64 `json:"configReloadsFailed"`
+	ConfigBad           bool   `json:"configBad"` // the last reload failed: what was there before is in force
+
 	Broker BrokerStats `json:"broker"`
 
 	Capacity *capacity.Report `json:"capacity,omitempty"` // the formula with its terms, as odin capacity --json has it
@@ -155,6 +162,17 @@ type BrokerStats struct {
 	Reconnects uint64 `json:"reconnects"`
 }
 
+// ConfigReloaded notes how reading the configuration again ended, for /stats and
+// /metrics; nil: it was taken. Any goroutine may call it.
+func (g *Gateway) ConfigReloaded(err error) {
+	g.count.ConfigBad.Store(err != nil)
+	if err != nil {
+		g.count.ConfigReloadsFailed.Add(1)
+	} else {
+		g.count.ConfigReloads.Add(1)
+	}
+}
+
 // Stats reads the counters; any goroutine may call it.
 func (g *Gateway) Stats() Stats {
 	var mem runtime.MemStats
@@ -174,7 +192,7 @@ func (g *Gateway) Stats() Stats {
 		MessageReplayRequests:   c.Replays[replayDone].Load() + c.Replays[replayGap].Load() + c.Replays[replayRefused].Load(),
 
 		Node:          g.node,
-		Version:       g.cfg.Version,
+		Version:       cmp.Or(g.cfg.Version, "devel"),
 		UptimeSeconds: time.Since(g.started).Seconds(),
 		Goroutines:    runtime.NumGoroutine(),
 		Shards:        len(g.shards),
@@ -184,7 +202,6 @@ func (g *Gateway) Stats() Stats {
 		Waiting:      int64(g.room.Counts().Waiting),
 		Waited:       c.Waited.Load(),
 		PeersRefused: c.PeersRefused.Load(),
-		Rejected:     nonzero(c.refusals[:]),
 		Closes:       nonzero(c.closes[:]),
 		HeadsAborted: c.HeadsAborted.Load(),
 		PollRefused:  c.AddFailed.Load(),
@@ -267,6 +284,7 @@ func (g *Gateway) Stats() Stats {
 			Duplicates: bc.Duplicates, Overflows: bc.Overflows, Reconnects: bc.Reconnects,
 		},
 	}
+	st.RejectedFor, st.Rejected = c.rejected()
 	if t := g.cfg.Tokens; t != nil {
 		ts, n := t.Stats(), c.Sessions.Load()
 		st.Tokens = &TokenStats{
@@ -281,6 +299,8 @@ func (g *Gateway) Stats() Stats {
 	st.Forbidden, st.AdminBusy = c.KeysForbidden.Load(), c.AdminRefused.Load()
 	st.AuthFailed, st.AuthEnded = byReason(&c.AuthFailed), byReason(&c.AuthEnded)
 	st.TLS = g.tlsStats()
+	st.LogLinesLeftOut = g.sampler.leftOut.Load()
+	st.ConfigReloads, st.ConfigReloadsFailed, st.ConfigBad = c.ConfigReloads.Load(), c.ConfigReloadsFailed.Load(), c.ConfigBad.Load()
 	st.Pressure = capacity.State(g.pressure.Load()).String()
 	st.MemoryErrors = c.MemoryErrors.Load()
 	if s := g.memory.Load(); s != nil {

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"log/slog"
 	"net/http"
 	"runtime/debug"
 	"slices"
@@ -26,7 +27,7 @@ func (s *shard) survive(r connRef) {
 		panic(p) // tests that turn a shard by hand want to see it
 	}
 	s.g.count.LoopPanics.Add(1)
-	s.g.log.Error("a handler panicked; only its connection is closed", "conn", s.connID(r), "panic", p, "stack", string(debug.Stack()))
+	s.g.sampledAt(slog.LevelError, "panic", "a handler panicked; only its connection is closed", "conn", s.connID(r), "panic", p, "stack", string(debug.Stack()))
 	c := s.slots.get(r)
 	if c == nil {
 		return

@@ -281,7 +281,7 @@ func (h *handshakes) count(reason string) {
 // tellPlain answers a client that speaks HTTP without TLS, and waits a little for it
 // to hang up, so that a reset doesn't overtake the answer.
 func (h *handshakes) tellPlain(s *shake) {
-	h.g.count.refused(refusePlain.Status)
+	h.g.count.refused(refusePlain)
 	h.g.recent.note(uint16(refusePlain.Status), refusePlain.Code, nil)
 	h.mu.Lock()
 	if !h.closed && !s.displaced.Load() { // else its time is up
@@ -412,6 +412,7 @@ type TLSStats struct {
 	Rests             uint64            `json:"recordsTakenInPart"`
 	CertificatesTaken uint64            `json:"certificatesTaken"`
 	CertificatesBad   uint64            `json:"certificatesRefused"`
+	CertificateEnds   int64             `json:"certificateEnds"` // when the one in use is no longer valid, Unix seconds
 }
 
 func (g *Gateway) tlsStats() *TLSStats {
@@ -428,6 +429,7 @@ func (g *Gateway) tlsStats() *TLSStats {
 		BadRecords: c.BadRecords.Load(), PeerAlerts: c.PeerAlerts.Load(), KeyUpdates: c.KeyUpdates.Load(), KeyFloods: c.KeyFloods.Load(),
 		RecordTimeouts: c.RecordTimeouts.Load(), NoBuffer: c.NoBuffer.Load(), Rests: c.Rests.Load(),
 		CertificatesTaken: g.count.CertificatesTaken.Load(), CertificatesBad: g.count.CertificatesBad.Load(),
+		CertificateEnds: g.cfg.TLS.Certificates.NotAfter().Unix(),
 	}
 	for i, r := range shakeReasons {
 		st.Failed[r] = h.failed[i].Load()

@@ -88,7 +88,7 @@ func TestRejectInside(t *testing.T) {
 	if _, _, err := c.Read(t.Context()); websocket.CloseStatus(err) != 1013 {
 		t.Fatal(err)
 	}
-	if n := g.count.refusals[503].Load(); n != 1 || g.gate.InUse() != 1 {
+	if n := g.Stats().Rejected["503"]; n != 1 || g.gate.InUse() != 1 {
 		t.Errorf("%d refusals, %d at the gate", n, g.gate.InUse())
 	}
 }

@@ -206,7 +206,8 @@ func TestKeyNewRefuses(t *testing.T) {
 		want string
 	}{
 		{nil, "too few"}, {[]string{"feed"}, "--channels"}, {[]string{"two words", "--channels", "a"}, "one word"},
-		{[]string{"feed", "--channels", "a>"}, "is no pattern"}, {[]string{"feed", "--role", "root", "--channels", "a"}, "publish or admin"},
+		{[]string{"feed", "--channels", "a>"}, "is no pattern"}, {[]string{"feed", "--role", "root", "--channels", "a"}, "publish, metrics or admin"},
+		{[]string{"prometheus", "--role", "metrics", "--channels", "a"}, "has no channels"},
 	} {
 		if r := odin(t, nil, "", append([]string{"key", "new"}, c.args...)...); r.code != exitUsage || !strings.Contains(r.err, c.want) || r.out != "" {
 			t.Errorf("%q: %+v, want %q", c.args, r, c.want)

@@ -33,13 +33,15 @@ file of 'odin serve --publish-key-file': name, role, channels and the key's
 SHA-256. The key itself is kept nowhere and not shown again.
 
 A key of role publish publishes to its channels, and does nothing else. One of role
-admin may see and do everything on the admin port; it publishes to its channels
-too, to none without --channels.
+metrics reads /metrics, and nothing else: it is Prometheus'. One of role admin may
+see and do everything on the admin port; it publishes to its channels too, to none
+without --channels.
 
 The file is read again when it changes: a line that is taken out ends its key
 within two seconds.`,
 		Example: `  odin key new feed-1 --channels 'trade.*,bbo.*'
   odin key new feed-1 --channels 'trade.*' --out feed-1.key >> /etc/odin/keys
+  odin key new prometheus --role metrics --out prometheus.key >> /etc/odin/keys
   odin key new ops --role admin`,
 		Args: nArgs(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -83,7 +85,7 @@ within two seconds.`,
 	channels.check = checkPatterns
 	fs := cmd.Flags()
 	fs.SortFlags = false
-	fs.StringVar(&role, "role", "publish", "publish or admin")
+	fs.StringVar(&role, "role", "publish", "publish, metrics or admin")
 	fs.Var(&channels, "channels", "where it may publish: channels, prefixes such as trade.*, or * for all")
 	fs.StringVar(&out, "out", "", "put the key into this new file, for its owner alone, and print the line only")
 	fs.BoolVar(&asJSON, "json", false, `print {"key":…,"line":…}`)

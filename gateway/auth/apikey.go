@@ -35,9 +35,10 @@ const (
 type Role string
 
 // The roles. An admin may see and do everything, but publish only where its patterns
-// say, as a publisher may.
+// say, as a publisher may. Who reads metrics may do nothing else.
 const (
 	RolePublish Role = "publish"
+	RoleMetrics Role = "metrics"
 	RoleAdmin   Role = "admin"
 )
 
@@ -130,11 +131,14 @@ func parseAPIKey(fields []string) (*APIKey, error) {
 		return nil, errors.New("want NAME ROLE PATTERNS sha256:HASH, as odin key new prints it") // never the line: it may be a key
 	}
 	key := &APIKey{Name: fields[0], Role: Role(fields[1])}
-	if key.Role != RolePublish && key.Role != RoleAdmin {
-		return nil, errors.New("the role is publish or admin")
+	if key.Role != RolePublish && key.Role != RoleMetrics && key.Role != RoleAdmin {
+		return nil, errors.New("the role is publish, metrics or admin")
 	}
 	var patterns []string
 	if fields[2] != "-" {
+		if key.Role == RoleMetrics {
+			return nil, errors.New("a key of role metrics publishes nowhere: it has no channels")
+		}
 		patterns = strings.Split(fields[2], ",")
 	}
 	var err error

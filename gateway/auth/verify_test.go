@@ -376,7 +376,8 @@ func TestAPIKeys(t *testing.T) {
 	for name, text := range map[string]string{
 		"empty": "# none\n", "a secret": feed, "three fields": "a publish sha256:00", "role": "a reader * " + strings.Fields(line)[3],
 		"pattern": "a publish tr>de " + strings.Fields(line)[3], "short hash": "a publish * sha256:00", "no hex": "a publish * sha256:" + strings.Repeat("z", 64),
-		"twice": line + "\n" + line,
+		"metrics that publish": "a metrics * " + strings.Fields(line)[3],
+		"twice":                line + "\n" + line,
 	} {
 		if _, err := NewAPIKeys("", []byte(text), nil); err == nil || strings.Contains(err.Error(), feed) {
 			t.Errorf("%s: %v", name, err)

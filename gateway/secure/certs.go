@@ -70,6 +70,9 @@ func (c *Certificates) once(contents []byte, err error) error {
 	return err
 }
 
+// NotAfter is until when the pair in use is valid. Any goroutine.
+func (c *Certificates) NotAfter() time.Time { return c.now.Load().Leaf.NotAfter }
+
 // Get is a tls.Config.GetCertificate.
 func (c *Certificates) Get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	if p := c.now.Load(); p != nil {

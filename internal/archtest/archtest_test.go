@@ -162,6 +162,13 @@ var rules = []rule{
 		because: "one home, gateway, so that work that may wait is bounded in one place",
 	},
 	{
+		name:    "prometheus",
+		from:    []string{"./..."},
+		except:  []string{"./gateway"},
+		to:      []string{"github.com/prometheus/...", "google.golang.org/protobuf/..."},
+		because: "one home, gateway, where a scrape reads the counters there are; nobody else counts for it",
+	},
+	{
 		name:    "command line",
 		from:    []string{"./..."},
 		except:  []string{"./cmd/..."},
