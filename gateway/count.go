@@ -82,9 +82,9 @@ type counters struct {
 	refusals [len(refusalCodes)]atomic.Uint64 // handshakes refused, by code
 	closes   [5000]atomic.Uint64              // connections closed, by close code
 
-	ConfigReloads       atomic.Uint64 // that were taken
-	ConfigReloadsFailed atomic.Uint64
-	ConfigBad           atomic.Bool // the last one failed
+	ConfigReloads      atomic.Uint64
+	ConfigReloadFailed atomic.Uint64 // settings that were to be taken, and could not be
+	ConfigLoadedAt     atomic.Int64  // Unix ms: those in force, of the start or of a reload
 }
 
 // How a request for the past went.

@@ -197,6 +197,7 @@ func (l antsLog) Printf(format string, args ...any) { l.log.Debug(fmt.Sprintf(fo
 // still be unreachable then: /readyz says so, and it is tried until it answers.
 func (g *Gateway) Start() (err error) {
 	g.started = time.Now()
+	g.count.ConfigLoadedAt.Store(g.started.UnixMilli())
 	defer func() {
 		if err != nil {
 			g.stop()

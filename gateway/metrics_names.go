@@ -124,9 +124,9 @@ var metrics = describe([]metric{
 	}),
 	counter("log_lines_left_out_total", "Log lines left out because clients caused too many of their kind.", func(s *Stats) uint64 { return s.LogLinesLeftOut }),
 	countersBy("config_reloads_total", "Times the configuration was read again.", "result", []string{"ok", "failed"}, func(s *Stats, v string) uint64 {
-		return map[string]uint64{"ok": s.ConfigReloads, "failed": s.ConfigReloadsFailed}[v]
+		return map[string]uint64{"ok": s.ConfigReloads, "failed": s.ConfigReloadFailed}[v]
 	}),
-	gauge("config_last_reload_successful", "0 when the last try to read the configuration again failed: what was there before is in force.", func(s *Stats) float64 { return truth(!s.ConfigBad) }),
+	gauge("config_loaded_timestamp_seconds", "When the settings in force were taken, Unix time.", func(s *Stats) float64 { return float64(s.ConfigLoadedAt) / 1e3 }),
 
 	// Publishers.
 	countersBy("publish_total", "Publications through the admin port: stored; refused, bad ones; limited, beyond --publish-rate; failed, not acknowledged by the broker.", "result", []string{"stored", "refused", "limited", "failed"}, func(s *Stats, v string) uint64 {

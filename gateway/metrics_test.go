@@ -334,7 +334,7 @@ func TestEveryCounterIsAMetric(t *testing.T) {
 	}
 	for name, value := range map[string]float64{
 		"odin_memory_pressure normal": 0, "odin_memory_pressure refuse": 0, "odin_memory_pressure evict": 1,
-		"odin_broker_connected": 1, "odin_config_last_reload_successful": 0,
+		"odin_broker_connected": 1,
 	} {
 		if got, is := byName[name]; !is || got != value {
 			t.Errorf("%s is %v, want %v", name, got, value)
@@ -482,20 +482,6 @@ func TestHistogramsInBothForms(t *testing.T) {
 	text := g.scrape("")["odin_loop_lag_seconds"].GetMetric()[0].GetHistogram()
 	if native.GetSchema() != 2 || native.GetZeroThreshold() == 0 || len(native.GetBucket()) == 0 || text.GetZeroThreshold() != 0 || len(text.GetBucket()) == 0 {
 		t.Errorf("native: %v\ntext: %v", native, text)
-	}
-}
-
-// How a reload of the configuration ended is counted.
-func TestConfigReloads(t *testing.T) {
-	g := newTestGateway(t, nil)
-	g.ConfigReloaded(nil)
-	g.ConfigReloaded(errors.New("no such key"))
-	if s := g.Stats(); s.ConfigReloads != 1 || s.ConfigReloadsFailed != 1 || !s.ConfigBad {
-		t.Errorf("%+v", s)
-	}
-	g.ConfigReloaded(nil)
-	if g.Stats().ConfigBad {
-		t.Error("a good one after a bad one is bad")
 	}
 }
 

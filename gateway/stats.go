@@ -112,10 +112,11 @@ type Stats struct {
 	AuthEnded  map[string]uint64 `json:"authEnded"`        // connections whose token went bad, by reason
 	TLS        *TLSStats         `json:"tls,omitempty"`
 
-	LogLinesLeftOut     uint64 `json:"logLinesLeftOut"` // of kinds that a client can cause in any number
-	ConfigReloads       uint64 `json:"configReloads"`
-	ConfigReloadsFailed uint64 `json:"configReloadsFailed"`
-	ConfigBad           bool   `json:"configBad"` // the last reload failed: what was there before is in force
+	ConfigLoadedAt     int64  `json:"configLoadedAt"`     // Unix ms: when the settings in force were taken
+	ConfigReloads      uint64 `json:"configReloads"`      // settings taken while running
+	ConfigReloadFailed uint64 `json:"configReloadFailed"` // settings that were to be, and could not be used
+
+	LogLinesLeftOut uint64 `json:"logLinesLeftOut"` // of kinds that a client can cause in any number
 
 	Broker BrokerStats `json:"broker"`
 
@@ -160,17 +161,6 @@ type BrokerStats struct {
 	Duplicates uint64 `json:"duplicates"`
 	Overflows  uint64 `json:"overflows"`
 	Reconnects uint64 `json:"reconnects"`
-}
-
-// ConfigReloaded notes how reading the configuration again ended, for /stats and
-// /metrics; nil: it was taken. Any goroutine may call it.
-func (g *Gateway) ConfigReloaded(err error) {
-	g.count.ConfigBad.Store(err != nil)
-	if err != nil {
-		g.count.ConfigReloadsFailed.Add(1)
-	} else {
-		g.count.ConfigReloads.Add(1)
-	}
 }
 
 // Stats reads the counters; any goroutine may call it.
@@ -272,6 +262,10 @@ func (g *Gateway) Stats() Stats {
 			Inflated: c.Inflated.Load(), InflateRefused: c.InflateRefused.Load(),
 		},
 
+		ConfigLoadedAt:     c.ConfigLoadedAt.Load(),
+		ConfigReloads:      c.ConfigReloads.Load(),
+		ConfigReloadFailed: c.ConfigReloadFailed.Load(),
+
 		PooledBytes: g.pool.InUse(),
 		PooledIdle:  g.pool.Idle(),
 		LogBytes:    g.hub.Budget().Used(),
@@ -300,7 +294,6 @@ func (g *Gateway) Stats() Stats {
 	st.AuthFailed, st.AuthEnded = byReason(&c.AuthFailed), byReason(&c.AuthEnded)
 	st.TLS = g.tlsStats()
 	st.LogLinesLeftOut = g.sampler.leftOut.Load()
-	st.ConfigReloads, st.ConfigReloadsFailed, st.ConfigBad = c.ConfigReloads.Load(), c.ConfigReloadsFailed.Load(), c.ConfigBad.Load()
 	st.Pressure = capacity.State(g.pressure.Load()).String()
 	st.MemoryErrors = c.MemoryErrors.Load()
 	if s := g.memory.Load(); s != nil {
