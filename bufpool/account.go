@@ -9,13 +9,15 @@ const unit = 128
 const maxBudget = (1<<32 - 1) * unit
 
 // account holds the units in use and the units idle in one word, so that the
-// two bounds (in use + idle ≤ budget, idle ≤ maxIdle) hold at every moment.
+// two bounds (in use + idle ≤ budget, idle ≤ maxIdle) hold at every moment, but for
+// what was there when the budget was lowered.
 type account struct {
-	// Static after New, units.
-	budget, maxIdle uint64
-
-	word atomic.Uint64 // in use << 32 | idle
+	budget atomic.Uint64 // units
+	word   atomic.Uint64 // in use << 32 | idle
 }
+
+// maxIdle is how much of a budget may be idle, units.
+func (a *account) maxIdle() uint64 { return a.budget.Load() / 4 }
 
 func split(w uint64) (used, idle uint64) { return w >> 32, w & (1<<32 - 1) }
 
@@ -28,10 +30,11 @@ func (a *account) reserve(u uint64) (ok, full bool) {
 	for {
 		w := a.word.Load()
 		used, idle := split(w)
-		if used+u > a.budget {
+		budget := a.budget.Load()
+		if used+u > budget {
 			return false, true
 		}
-		if used+idle+u > a.budget {
+		if used+idle+u > budget {
 			return false, false
 		}
 		if a.word.CompareAndSwap(w, join(used+u, idle)) {
@@ -54,7 +57,7 @@ func (a *account) retire(u uint64, keep bool) bool {
 		if used < u {
 			panic("bufpool: Put of more than was got: a buffer was put twice or is foreign (build with -tags bufpooldebug to find it)")
 		}
-		kept := keep && idle+u <= a.maxIdle
+		kept := keep && idle+u <= a.maxIdle()
 		next := join(used-u, idle)
 		if kept {
 			next += u

@@ -24,11 +24,22 @@ type Pool struct {
 // New returns a pool of at most budget bytes, in use and idle together. A
 // budget of 0 or less refuses every Get; one above 512 GiB counts as that.
 func New(budget int64) *Pool {
-	budget = min(max(budget, 0), maxBudget)
 	p := &Pool{}
-	p.account.budget = uint64(budget) / unit
-	p.account.maxIdle = p.account.budget / 4
+	p.SetBudget(budget)
 	return p
+}
+
+// SetBudget changes the budget, with New's bounds. What is lent beyond a lowered one
+// stays with who has it, and nothing is lent until enough has come back; idle buffers
+// beyond it are dropped at once. Any goroutine may call it.
+func (p *Pool) SetBudget(budget int64) {
+	p.account.budget.Store(uint64(min(max(budget, 0), maxBudget)) / unit)
+	for {
+		used, idle := split(p.account.word.Load())
+		if idle <= p.account.maxIdle() && used+idle <= p.account.budget.Load() || idle == 0 || !p.dropLargest() {
+			return
+		}
+	}
 }
 
 // Get returns a buffer of length n and the capacity of its class, or of
@@ -142,13 +153,15 @@ func (p *Pool) Trim() {
 	}
 }
 
-// dropLargest drops one idle buffer, of the largest class that has one.
-func (p *Pool) dropLargest() {
+// dropLargest drops one idle buffer, of the largest class that has one; it reports
+// false if none has.
+func (p *Pool) dropLargest() bool {
 	for c := numClasses - 1; c >= 0; c-- {
 		if p.dropFrom(c) {
-			return
+			return true
 		}
 	}
+	return false
 }
 
 // dropFrom drops an idle buffer of class c and reports whether there was one.
@@ -175,8 +188,8 @@ func (p *Pool) Idle() int64 {
 	return int64(idle) * unit
 }
 
-// Budget returns the bound on InUse + Idle, bytes, a multiple of 128.
-func (p *Pool) Budget() int64 { return int64(p.account.budget) * unit }
+// Budget returns the bound on InUse + Idle in force, bytes, a multiple of 128.
+func (p *Pool) Budget() int64 { return int64(p.account.budget.Load()) * unit }
 
 // Refused returns how many calls of Get and Grow failed with ErrBudget.
 func (p *Pool) Refused() uint64 { return p.refused.Load() }

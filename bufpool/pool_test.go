@@ -304,3 +304,44 @@ func fill(b []byte, with byte) {
 func filled(b []byte, with byte) bool {
 	return bytes.Count(b, []byte{with}) == len(b)
 }
+
+// A budget that is lowered drops what is idle beyond it at once, and lends nothing
+// until what is lent is below it.
+func TestSetBudget(t *testing.T) {
+	p := New(1 << 20)
+	var lent [][]byte
+	for range 8 {
+		b, err := p.Get(64 << 10)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lent = append(lent, b)
+	}
+	for _, b := range lent[:3] {
+		p.Put(b)
+	}
+	if p.Idle() == 0 {
+		t.Fatal("nothing is idle")
+	}
+	p.SetBudget(320 << 10) // just what is lent
+	if p.Idle() != 0 || p.InUse() != 320<<10 || p.Budget() != 320<<10 {
+		t.Errorf("%d idle, %d in use of %d", p.Idle(), p.InUse(), p.Budget())
+	}
+	if b, err := p.Get(128); !errors.Is(err, ErrBudget) {
+		p.Put(b)
+		t.Errorf("lent beyond it: %v", err)
+	}
+	p.Put(lent[3])
+	b, err := p.Get(64 << 10)
+	if err != nil {
+		t.Errorf("not lent within it: %v", err)
+	}
+	p.SetBudget(1 << 20)
+	more, err := p.Get(512 << 10)
+	if err != nil {
+		t.Errorf("not lent after it was raised: %v", err)
+	}
+	for _, b := range append(lent[4:], b, more) {
+		p.Put(b)
+	}
+}

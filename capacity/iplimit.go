@@ -51,12 +51,10 @@ type IPConfig struct {
 // IPLimiter enforces an IPConfig. Any goroutine may call any method; a nil one
 // admits all.
 type IPLimiter struct {
-	// Static after NewIPLimiter.
-	cfg      IPConfig
-	interval int64 // ns between connections at Rate; 0: no rate
-	slack    int64 // ns by which they may come early: (Burst - 1) intervals
-
 	mu         sync.Mutex
+	cfg        IPConfig
+	interval   int64 // ns between connections at Rate; 0: no rate
+	slack      int64 // ns by which they may come early: (Burst - 1) intervals
 	addrs      map[ipKey]int32
 	table      []ipEntry
 	free       int32 // list of unused entries, by next
@@ -75,18 +73,23 @@ type ipEntry struct {
 	prev, next int32 // in the idle list while open is 0
 }
 
-// NewIPLimiter returns a limiter, or nil if c bounds nothing.
+// NewIPLimiter returns a limiter. Where c bounds nothing it need not be asked: all it
+// could do is count, and refuse who finds its table full.
 func NewIPLimiter(c IPConfig) (*IPLimiter, error) {
+	l := &IPLimiter{addrs: make(map[ipKey]int32), free: none, head: none, tail: none}
+	return l, l.SetBounds(c)
+}
+
+// SetBounds changes the bounds from now on. What was admitted stays, and counts; of
+// Addresses only what is beyond those remembered has an effect.
+func (l *IPLimiter) SetBounds(c IPConfig) error {
 	for _, f := range []struct {
 		name  string
 		value int
 	}{{"--ip-connections", c.Connections}, {"--ip-rate", c.Rate}, {"the per-address burst", c.Burst}, {"the number of addresses", c.Addresses}} {
 		if f.value < 0 || f.value > 1<<30 {
-			return nil, fmt.Errorf("capacity: %s is %d: want 0 to %d", f.name, f.value, 1<<30)
+			return fmt.Errorf("capacity: %s is %d: want 0 to %d", f.name, f.value, 1<<30)
 		}
-	}
-	if c.Connections == 0 && c.Rate == 0 {
-		return nil, nil
 	}
 	if c.Addresses == 0 {
 		c.Addresses = 1 << 16
@@ -94,12 +97,14 @@ func NewIPLimiter(c IPConfig) (*IPLimiter, error) {
 	if c.Burst == 0 {
 		c.Burst = max(1, c.Rate)
 	}
-	l := &IPLimiter{cfg: c, addrs: make(map[ipKey]int32), free: none, head: none, tail: none}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.cfg, l.interval, l.slack = c, 0, 0
 	if c.Rate > 0 {
 		l.interval = max(1, int64(time.Second)/int64(c.Rate))
 		l.slack = l.interval * int64(c.Burst-1)
 	}
-	return l, nil
+	return nil
 }
 
 // Admit counts a new connection from addr. IPAdmitted is to be answered by one

@@ -132,8 +132,11 @@ func TestIPLimiterTable(t *testing.T) {
 }
 
 func TestIPLimiterConfig(t *testing.T) {
-	if l := limiter(t, IPConfig{}); l != nil {
-		t.Error("a limiter that bounds nothing is made")
+	counting := limiter(t, IPConfig{})
+	for range 1000 {
+		if v, _ := counting.Admit(ip("10.0.0.1"), noon); v != IPAdmitted {
+			t.Fatal("a limiter without bounds refuses")
+		}
 	}
 	var off *IPLimiter
 	if v, retry := off.Admit(ip("::1"), noon); v != IPAdmitted || retry != 0 || off.Addresses() != 0 || off.Count(IPRate) != 0 {
@@ -225,5 +228,47 @@ func BenchmarkIPLimiter(b *testing.B) {
 				i++
 			}
 		})
+	}
+}
+
+// Bounds change under who is admitted: they stay, and count.
+func TestIPLimiterSetBounds(t *testing.T) {
+	l := limiter(t, IPConfig{Connections: 3})
+	a := ip("10.0.0.1")
+	for range 3 {
+		if v, _ := l.Admit(a, noon); v != IPAdmitted {
+			t.Fatal(v)
+		}
+	}
+	set := func(c IPConfig) {
+		t.Helper()
+		if err := l.SetBounds(c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	set(IPConfig{Connections: 1})
+	for range 3 {
+		if v, _ := l.Admit(a, noon); v != IPConnections {
+			t.Errorf("beyond a lowered bound: %v", v)
+		}
+		l.Done(a)
+	}
+	if v, _ := l.Admit(a, noon); v != IPAdmitted {
+		t.Errorf("all have left: %v", v)
+	}
+	set(IPConfig{Connections: 2, Rate: 1})
+	if v, _ := l.Admit(a, noon); v != IPAdmitted {
+		t.Errorf("its first by the rate: %v", v)
+	}
+	l.Done(a)
+	if v, _ := l.Admit(a, noon); v != IPRate {
+		t.Errorf("its second: %v", v)
+	}
+	set(IPConfig{Connections: 2})
+	if v, _ := l.Admit(a, noon); v != IPAdmitted {
+		t.Errorf("without a rate: %v", v)
+	}
+	if err := l.SetBounds(IPConfig{Rate: -1}); err == nil {
+		t.Error("a bad bound was taken")
 	}
 }

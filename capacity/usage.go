@@ -108,6 +108,13 @@ func OpenUsage(cfg UsageConfig) (*Usage, error) {
 	return u, nil
 }
 
+// SetLimit changes UsageConfig.Set; zero Bytes: none. The next Read is held against it,
+// and says that the limit has changed if that is so.
+func (u *Usage) SetLimit(l Limit) {
+	u.cfg.Set = l
+	u.process = level{}
+}
+
 // Close closes the files.
 func (u *Usage) Close() {
 	u.closeGroups()

@@ -335,3 +335,23 @@ func BenchmarkUsage(b *testing.B) {
 		u.Read()
 	}
 }
+
+// A limit that the user sets, changes and lifts while it is watched.
+func TestUsageSetLimit(t *testing.T) {
+	w := newWorld(t, nil)
+	u := w.open(UsageConfig{})
+	first := u.Read()
+	for _, set := range []Limit{{GiB / 4, "file"}, {GiB / 8, "file"}} {
+		u.SetLimit(set)
+		if s := u.Read(); s.Limit != set || !s.Changed || s.Err != nil {
+			t.Errorf("%+v, want the limit %v", s, set)
+		}
+		if s := u.Read(); s.Changed {
+			t.Error("changed again")
+		}
+	}
+	u.SetLimit(Limit{})
+	if s := u.Read(); s.Limit != first.Limit || !s.Changed {
+		t.Errorf("%+v, want %+v", s, first)
+	}
+}

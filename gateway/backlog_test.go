@@ -240,7 +240,7 @@ func TestCatchingUpMakesNobodySlow(t *testing.T) {
 	sock := s.socks[0]
 	sock.SetRoom(0)
 	second := func() {
-		for range 2 * s.g.cfg.SendQueue {
+		for range 2 * s.live.SendQueue {
 			s.publish(`1`)
 		}
 		s.settle()

@@ -23,7 +23,7 @@ const (
 func (s *shard) message(r connRef, c *slot, payload []byte, deflated bool) {
 	tokens := 1
 	if deflated {
-		tokens = min(1+(len(payload)-1)/inflateToken, s.g.cfg.RateBurst)
+		tokens = min(1+(len(payload)-1)/inflateToken, s.live.RateBurst)
 	}
 	if !s.takeTokens(c, tokens) {
 		if deflated {
@@ -102,8 +102,8 @@ func (s *shard) protocolError(r connRef, c *slot, cerr *wire.CommandError) {
 
 // refill brings a connection's tokens up to now.
 func (s *shard) refill(c *slot) {
-	full := uint64(s.g.cfg.RateBurst) * tokenUnit
-	have := uint64(c.tokens) + uint64(s.now-c.refillAt)*uint64(s.g.cfg.RatePerSec)
+	full := uint64(s.live.RateBurst) * tokenUnit
+	have := uint64(c.tokens) + uint64(s.now-c.refillAt)*uint64(s.live.RatePerSec)
 	c.refillAt = s.now
 	if have >= full {
 		have = full
@@ -139,7 +139,7 @@ func (s *shard) overRate(r connRef, c *slot, n int, payload []byte) {
 		}
 	}
 	missing := n*tokenUnit - int(c.tokens)
-	ticks := (missing + s.g.cfg.RatePerSec - 1) / s.g.cfg.RatePerSec
+	ticks := (missing + s.live.RatePerSec - 1) / s.live.RatePerSec
 	s.wbuf = wire.AppendErr(s.wbuf[:0], id, "rate_limited", "", max(1, ticks)*int(tick.Milliseconds()))
 	s.send(r, c, s.wbuf)
 }

@@ -23,6 +23,10 @@ type counters struct {
 	CertificatesTaken atomic.Uint64 // TLS certificates replaced while running
 	CertificatesBad   atomic.Uint64 // and those that could not be used
 
+	ConfigReloads      atomic.Uint64
+	ConfigReloadFailed atomic.Uint64 // settings that were to be taken, and could not be
+	ConfigLoadedAt     atomic.Int64  // Unix ms: those in force, of the start or of a reload
+
 	BytesIn     atomic.Uint64
 	BytesOut    atomic.Uint64
 	CommandsIn  atomic.Uint64 // messages from clients
@@ -81,10 +85,6 @@ type counters struct {
 
 	refusals [len(refusalCodes)]atomic.Uint64 // handshakes refused, by code
 	closes   [5000]atomic.Uint64              // connections closed, by close code
-
-	ConfigReloads      atomic.Uint64
-	ConfigReloadFailed atomic.Uint64 // settings that were to be taken, and could not be
-	ConfigLoadedAt     atomic.Int64  // Unix ms: those in force, of the start or of a reload
 }
 
 // How a request for the past went.

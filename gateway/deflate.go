@@ -141,7 +141,7 @@ func (g *Gateway) deflate() {
 // inflateCommand inflates a command where it is short, else has the pool do it. Its
 // token has been taken: so fast and no faster may a client have anything inflated.
 func (s *shard) inflateCommand(r connRef, c *slot, payload []byte) {
-	here := min(largeCommand, s.g.cfg.MaxMessage)
+	here := min(largeCommand, s.live.MaxMessage)
 	if len(payload) > inflateHere {
 		s.parseInPool(r, c, payload, true)
 		return
@@ -152,7 +152,7 @@ func (s *shard) inflateCommand(r connRef, c *slot, payload []byte) {
 		s.g.count.Inflated.Add(1)
 		s.parse(r, c, text)
 		s.g.pool.Put(text)
-	case cerr.Code == 1009 && here < s.g.cfg.MaxMessage:
+	case cerr.Code == 1009 && here < s.live.MaxMessage:
 		s.parseInPool(r, c, payload, true)
 	default:
 		s.badDeflated(r, c, cerr)
@@ -164,7 +164,7 @@ func (s *shard) inflateCommand(r connRef, c *slot, payload []byte) {
 func (g *Gateway) inflate(payload []byte, text bool) ([]byte, *wire.CloseError) {
 	f := <-g.inflaters
 	defer func() { g.inflaters <- f }()
-	out, cerr := f.Inflate(payload, g.cfg.MaxMessage, text, g.pool)
+	out, cerr := f.Inflate(payload, g.live.Load().MaxMessage, text, g.pool)
 	if cerr == nil {
 		g.count.Inflated.Add(1)
 	}

@@ -47,15 +47,13 @@ type Gateway struct {
 	backlog     backlog
 	gate        *capacity.Gate
 	room        *capacity.WaitingRoom
-	peers       *capacity.IPLimiter // nil where addresses are not bounded
+	peers       *capacity.IPLimiter // asked where Live bounds addresses
 	node        string
-	limits      wire.Limits
-	echoLimits  wire.Limits
 	maxHeads    int // unfinished handshakes a shard
 	shards      []*shard
 	workers     *ants.Pool
 	publishing  *semaphore.Weighted // bytes of publish requests under way
-	publishRate *rate.Limiter       // of messages; nil: no bound
+	publishRate *rate.Limiter       // of messages
 	reading     *semaphore.Weighted // history requests under way
 	plain       *plainServer
 	handshakes  *handshakes         // of TLS; nil: plain
@@ -72,6 +70,7 @@ type Gateway struct {
 	started  time.Time
 
 	// Any goroutine.
+	live     atomic.Pointer[Live]             // shards have their own pointer to it
 	acceptor atomic.Pointer[netpoll.Acceptor] // nil until it accepts, when others run already
 	count    counters
 	secured  secure.Counters
@@ -88,6 +87,8 @@ type Gateway struct {
 	fatal    atomic.Pointer[error]
 	ended    sync.Once // Shutdown
 	stopped  sync.Once // stop
+
+	reloading sync.Mutex // Reload, and what follows a memory limit that changes
 }
 
 // New checks the configuration and makes a Gateway. Nothing runs or listens yet.
@@ -101,17 +102,13 @@ func newGateway(cfg Config, newLoop func(netpoll.Config) (netpoll.Loop, error)) 
 	if cfg.Shards == 0 {
 		cfg.Shards = runtime.GOMAXPROCS(0)
 	}
-	if cfg.Echo {
-		// A message being read, grown into, and written back: at least two
-		// clients may do so at once.
-		cfg.BufferBudget = max(cfg.BufferBudget, 8*int64(cfg.MaxMessage))
-	}
+	live := cfg.Live
+	live.fit(cfg.Echo)
+	cfg.Live = Live{} // what is read from there would not follow a Reload
 	g := &Gateway{
 		cfg: cfg, log: cfg.Log, broker: cfg.Broker, node: cfg.Node,
-		pool:       bufpool.New(cfg.BufferBudget),
-		gate:       capacity.NewGate(cfg.MaxConnections),
-		limits:     wire.Limits{MaxMessage: cfg.MaxMessage, MaxFragments: 1024},
-		echoLimits: wire.Limits{MaxMessage: cfg.MaxMessage, Binary: true},
+		pool:       bufpool.New(live.BufferBudget),
+		gate:       capacity.NewGate(live.MaxConnections),
 		maxHeads:   max(1, cfg.MaxHandshakes/cfg.Shards),
 		publishing: semaphore.NewWeighted(publishMemory),
 		reading:    semaphore.NewWeighted(historyAtOnce),
@@ -120,6 +117,8 @@ func newGateway(cfg Config, newLoop func(netpoll.Config) (netpoll.Loop, error)) 
 		undeflated: make(chan struct{}, 1),
 		inflaters:  make(chan *wire.Inflater, cfg.Shards),
 	}
+	g.live.Store(&live)
+	g.count.ConfigLoadedAt.Store(time.Now().UnixMilli())
 	for range cfg.Shards {
 		g.inflaters <- new(wire.Inflater)
 	}
@@ -129,28 +128,26 @@ func newGateway(cfg Config, newLoop func(netpoll.Config) (netpoll.Loop, error)) 
 	if g.node == "" {
 		g.node = "n" + strconv.FormatUint(rand.Uint64(), 36)
 	}
-	g.backlog.limit.Store(cfg.Backlog)
-	past := cfg.LogBudget / historyShare
+	g.backlog.limit.Store(live.Backlog)
+	past := live.LogBudget / historyShare
 	g.history = newHistory(g, past)
-	if cfg.PublishRate > 0 {
-		g.publishRate = rate.NewLimiter(rate.Limit(cfg.PublishRate), max(cfg.PublishRate, maxBatch))
-	}
+	g.publishRate = rate.NewLimiter(live.publishLimit())
 	g.leader.broker = cfg.Broker
 	begun := time.Now()
 	g.clock = func() int64 { return time.Since(begun).Milliseconds() }
 	g.hub = channel.New(channel.Config{
 		Shards:      cfg.Shards,
-		Keep:        max(cfg.Replay, cfg.SendQueue),
+		Keep:        live.keep(),
 		Grace:       cfg.grace,
-		Budget:      cfg.LogBudget - past,
+		Budget:      live.LogBudget - past,
 		MaxChannels: cfg.MaxChannels,
 		MaxPayload:  cfg.MaxPublish,
-		Silence:     cfg.silence,
+		Silence:     live.silence,
 		Deflate:     g.wakeDeflater,
 		DeflateLate: cfg.deflateLate,
 		Wake:        func(shard int) { g.shards[shard].loop.Wake() },
 	})
-	peers, err := capacity.NewIPLimiter(capacity.IPConfig{Connections: cfg.IPConnections, Rate: cfg.IPRate})
+	peers, err := capacity.NewIPLimiter(live.ipConfig())
 	if err != nil {
 		return nil, err
 	}
@@ -197,7 +194,6 @@ func (l antsLog) Printf(format string, args ...any) { l.log.Debug(fmt.Sprintf(fo
 // still be unreachable then: /readyz says so, and it is tried until it answers.
 func (g *Gateway) Start() (err error) {
 	g.started = time.Now()
-	g.count.ConfigLoadedAt.Store(g.started.UnixMilli())
 	defer func() {
 		if err != nil {
 			g.stop()
@@ -370,7 +366,7 @@ func (g *Gateway) drain(ctx context.Context) error {
 		go func() {
 			defer wg.Done()
 			for {
-				left := g.cfg.Drain - goodbyeTime - stopTime - time.Since(begin)
+				left := g.live.Load().Drain - goodbyeTime - stopTime - time.Since(begin)
 				told := make(chan int, 1)
 				if !s.post(func(s *shard) { told <- s.drainSlice(left) }) {
 					return

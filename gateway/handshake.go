@@ -128,7 +128,7 @@ func (s *shard) headDone(r connRef, c *slot, head, rest []byte) {
 		return
 	}
 	if ref = wire.CheckUpgrade(&req); ref == nil {
-		ref = wire.CheckOrigin(&req, s.g.cfg.AllowOrigin)
+		ref = wire.CheckOrigin(&req, s.live.AllowOrigin)
 	}
 	if ref == nil {
 		ref = s.admitPeer(r, c, &req)
@@ -193,8 +193,8 @@ func (s *shard) open(r connRef, c *slot, answer, rest []byte, echo bool) {
 	} else {
 		answer = wire.AppendHello(answer, &wire.Hello{
 			Conn: s.connID(r), Node: s.g.node,
-			PingMs: int(s.g.cfg.Ping.Milliseconds()), Replay: s.g.cfg.Replay, MaxCh: s.g.cfg.MaxSubscriptions,
-			Burst: s.g.cfg.RateBurst, PerSec: s.g.cfg.RatePerSec,
+			PingMs: int(s.g.cfg.Ping.Milliseconds()), Replay: s.live.Replay, MaxCh: s.live.MaxSubscriptions,
+			Burst: s.live.RateBurst, PerSec: s.live.RatePerSec,
 		})
 	}
 	s.wbuf = answer[:0]
@@ -259,9 +259,9 @@ func (s *shard) refuseChecked(r connRef, c *slot, req *wire.Request, ref *wire.R
 	var code uint16
 	var reason string
 	switch {
-	case s.g.cfg.RejectWS && ref == refuseFull:
+	case s.live.RejectWS && ref == refuseFull:
 		code, reason = closeBusy, "at capacity"
-	case s.g.cfg.RejectWS && ref.Status == http.StatusUnauthorized:
+	case s.live.RejectWS && ref.Status == http.StatusUnauthorized:
 		code, reason = closeToken, ref.Message
 	default:
 		s.refuse(r, c, ref)

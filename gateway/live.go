@@ -1,108 +1,89 @@
 package gateway
 
 import (
-	"encoding/json"
-	"net/http"
+	"net/netip"
 	"time"
 
-	"github.com/odin-ws/odin/gateway/auth"
-	"github.com/odin-ws/odin/gateway/sysfeed"
-	"github.com/odin-ws/odin/gateway/wire"
+	"github.com/odin-ws/odin/capacity"
 )
 
-const (
-	// statsChannel is the one channel of the admin port's /ws.
-	statsChannel = "_sys.stats"
-	// statsEvery is the time between its messages.
-	statsEvery = time.Second
-)
+// Live is the part of a Config that Reload may change. What each change means to those
+// who are connected stands at its field; where nothing does, it holds for them from the
+// next moment it matters. A Live that was given to New or Reload is never modified.
+type Live struct {
+	// MaxConnections is the most WebSocket connections admitted at once, the
+	// result of the capacity formula; at least 1. Those beyond a lowered one stay,
+	// and nobody is admitted until enough have left.
+	MaxConnections int
+	// Recompute gives the most connections and the backlog, bytes, under a limit that
+	// has changed, 0 connections with the reason when it holds none; nil:
+	// MaxConnections and Backlog stand.
+	Recompute func(capacity.Limit) (connections int, backlog int64, err error)
+	// RejectWS upgrades those there is no place for and closes them with 1013, those
+	// without a good token with 4001, instead of answering 503 and 401.
+	RejectWS bool
 
-// liveStats is a message of _sys.stats: what /stats says, and what only an admin is
-// told.
-type liveStats struct {
-	Stats
-	NotReady string        `json:"notReady,omitempty"` // the reason of /readyz
-	Detail   string        `json:"notReadyDetail,omitempty"`
-	Recent   recentStats   `json:"recent"`
-	Top      []topChannel  `json:"topChannels"`
-	Settings settingsStats `json:"settings"`
+	// MaxMessage is the largest message a client may send, bytes (1009 past it), also
+	// one that is under way.
+	MaxMessage int
+	// MaxSubscriptions bounds one connection; a wildcard counts its matches. Who has
+	// more keeps them.
+	MaxSubscriptions int
+	// MoreSubscriptions bounds the subscriptions beyond IncludedSubscriptions of
+	// each connection, of all connections together.
+	MoreSubscriptions int
+	// Replay is how many messages each channel keeps in memory for resuming. A larger
+	// one is reached as messages come.
+	Replay int
+	// LogBudget bounds the memory of all channel logs, bytes.
+	LogBudget int64
+	// BufferBudget bounds pooled buffers (partial frames, unsent control frames), bytes.
+	BufferBudget int64
+	// Backlog bounds the kernel memory of bytes that clients have not
+	// acknowledged, all together, bytes; writes beyond it wait.
+	Backlog int64
+	// SendQueue is how many messages a client may be behind before it counts as slow.
+	SendQueue int
+	// SlowTimeout is how long a client with something to read may take no byte.
+	SlowTimeout time.Duration
+	// Silences say after how long without a message the followers of a channel are
+	// told that it is stale, by pattern; the longest that matches counts, and
+	// without one they are not told. It is seen up to a second late.
+	Silences []Silence
+	// PublishRate is how many messages a second the publish API takes, all
+	// publishers together; 0 is no bound. A second's worth, or one full batch if
+	// that is more, may come at once.
+	PublishRate int
+	// RateBurst and RatePerSec are the token bucket for one client's commands. A
+	// client that was told others in its hello is held against these all the same.
+	RateBurst, RatePerSec int
+	// Heartbeat is after how much silence a client is sent one, so that it can
+	// tell a quiet market from a dead connection.
+	Heartbeat time.Duration
+	// MaxAge closes a connection after about this long with 1012; 0 means never.
+	MaxAge time.Duration
+	// Drain is how long Shutdown spreads the goodbyes over.
+	Drain time.Duration
+
+	// AllowOrigin lists origins admitted besides an absent one and the Host's
+	// own; "*" admits all. Looked at once, in the handshake.
+	AllowOrigin []string
+	// IPConnections bounds the connections one client address (an IPv6 /64) may
+	// have at once, and IPRate how many it may open a second; 0 is no bound. Who came
+	// while neither was bounded is not counted.
+	IPConnections, IPRate int
+	// TrustedProxies may say the client's address in X-Forwarded-For. Looked at once,
+	// in the handshake.
+	TrustedProxies []netip.Prefix
 }
 
-type recentStats struct {
-	Refusals []refusal `json:"refusals"` // newest first, at most 128
-}
+// boundsPeers reports whether an address may do only so much.
+func (l *Live) boundsPeers() bool { return l.IPConnections > 0 || l.IPRate > 0 }
 
-// settingsStats are the settings that figures are judged by.
-type settingsStats struct {
-	SendQueue     int     `json:"sendQueue"`
-	SlowTimeoutMs float64 `json:"slowTimeoutMs"`
-	MaxChannels   int     `json:"maxChannels"`
-}
+// keep is how many messages the logs keep of a channel.
+func (l *Live) keep() int { return max(l.Replay, l.SendQueue) }
 
-// newFeed makes the endpoint of _sys.stats. It samples once a second for all who
-// follow it, and only while somebody does.
-func (g *Gateway) newFeed() *sysfeed.Feed {
-	var top topChannels // the sampler's
-	cfg := sysfeed.Config{
-		Channel: statsChannel, Every: statsEvery, Node: g.node,
-		Sample: func() []byte { return g.sample(&top) },
-		Idle:   top.forget,
-		Ping:   g.cfg.Ping, Heartbeat: g.cfg.Heartbeat, FrameTimeout: g.cfg.FrameTimeout,
-		Burst: g.cfg.RateBurst, PerSec: g.cfg.RatePerSec,
-		Pool: g.pool, Retry: drainRetry,
-	}
-	if keys := g.cfg.APIKeys; keys != nil {
-		cfg.Allowed = func(text string) bool {
-			key := keys.Find(text)
-			return key != nil && key.Role == auth.RoleAdmin
-		}
-		cfg.Admit, cfg.Refused = g.admitPage, g.refusedKey
-	}
-	return sysfeed.New(cfg)
-}
-
-func (g *Gateway) sample(top *topChannels) []byte {
-	live := liveStats{
-		Stats: g.Stats(), Recent: recentStats{g.recent.list()}, Top: top.look(g),
-		Settings: settingsStats{g.cfg.SendQueue, float64(g.cfg.SlowTimeout.Milliseconds()), g.cfg.MaxChannels},
-	}
-	live.NotReady, live.Detail = g.notReady()
-	b, err := json.Marshal(live)
-	if err != nil { // a figure that JSON has no word for
-		g.sampled("stats", "the status page's figures can't be written", "err", err)
-		return []byte("{}")
-	}
-	return b
-}
-
-var refuseKey = &wire.Refusal{
-	Status: http.StatusUnauthorized, Code: "unauthorized", Message: auth.BadAPIKey.Error(),
-	Header: [][2]string{{"WWW-Authenticate", `Bearer realm="odin admin"`}},
-}
-
-var refuseRole = &wire.Refusal{Status: http.StatusForbidden, Code: "forbidden", Message: "this key is for publishing only"}
-
-// admitPage looks at the key that a handshake of the admin port's /ws shows. One that
-// shows none is let in, for a page can show its key only then: with the op auth, or
-// it is closed.
-func (g *Gateway) admitPage(r *http.Request) (text string, ref *wire.Refusal) {
-	text = shownKey(r)
-	if text == "" {
-		return "", nil
-	}
-	switch key := g.cfg.APIKeys.Find(text); {
-	case key == nil:
-		g.refusedKey(r.RemoteAddr)
-		return "", refuseKey
-	case key.Role != auth.RoleAdmin:
-		g.count.KeysForbidden.Add(1)
-		return "", refuseRole
-	}
-	return text, nil
-}
-
-// refusedKey counts and logs a key that was not accepted.
-func (g *Gateway) refusedKey(addr string) {
-	g.count.AuthFailed[auth.BadAPIKey].Add(1)
-	g.sampled("api key", "an API key was refused, or is missing", "addr", addr)
+// ipConfig is what the limiter is to enforce.
+func (l *Live) ipConfig() capacity.IPConfig {
+	return capacity.IPConfig{Connections: l.IPConnections, Rate: l.IPRate}
 }

@@ -14,7 +14,7 @@ import (
 // refusal, or counts the connection until forget. It costs a system call, and
 // an entry in a map, only where such bounds are set.
 func (s *shard) admitPeer(r connRef, c *slot, req *wire.Request) *wire.Refusal {
-	if s.g.peers == nil {
+	if !s.live.boundsPeers() {
 		return nil
 	}
 	if _, counted := s.peerOf[r.index]; counted {
@@ -24,7 +24,7 @@ func (s *shard) admitPeer(r connRef, c *slot, req *wire.Request) *wire.Refusal {
 	if err != nil {
 		return &wire.Refusal{Status: http.StatusBadRequest, Code: "bad_request", Message: "the connection has no address any more"}
 	}
-	addr = clientAddr(addr, req.ForwardedFor, s.g.cfg.TrustedProxies)
+	addr = clientAddr(addr, req.ForwardedFor, s.live.TrustedProxies)
 	switch v, _ := s.g.peers.Admit(addr, time.Now()); v {
 	case capacity.IPAdmitted:
 		s.peerOf[r.index] = addr

@@ -26,21 +26,8 @@ func (g *Gateway) watchMemory(ctx context.Context) {
 			g.count.MemoryErrors.Add(1)
 			g.sampled("memory", "the memory in use can't be read whole; the last good figure stands", "err", s.Err)
 		}
-		if s.Changed && g.cfg.Recompute != nil {
-			n, backlog, err := g.cfg.Recompute(s.Limit)
-			g.unfit.Store(nil)
-			if err != nil {
-				why := err.Error()
-				g.unfit.Store(&why)
-				g.log.Error("the memory limit changed and holds nothing now: nobody is admitted", "err", err)
-			} else {
-				g.log.Warn("the memory limit changed", "limit", capacity.FormatSize(s.Limit.Bytes), "max_connections", n)
-			}
-			g.gate.SetMax(n)
-			if backlog > 0 {
-				g.backlog.limit.Store(backlog)
-			}
-			g.room.Admit()
+		if s.Changed {
+			g.followLimit(s.Limit)
 		}
 		if state == capacity.Evict {
 			for _, sh := range g.shards {
@@ -48,6 +35,31 @@ func (g *Gateway) watchMemory(ctx context.Context) {
 			}
 		}
 	})
+}
+
+// followLimit gives the gate and the backlog what fits under a memory limit that has
+// changed.
+func (g *Gateway) followLimit(limit capacity.Limit) {
+	g.reloading.Lock()
+	defer g.reloading.Unlock()
+	recompute := g.live.Load().Recompute
+	if recompute == nil {
+		return
+	}
+	n, backlog, err := recompute(limit)
+	g.unfit.Store(nil)
+	if err != nil {
+		why := err.Error()
+		g.unfit.Store(&why)
+		g.log.Error("the memory limit changed and holds nothing now: nobody is admitted", "err", err)
+	} else {
+		g.log.Warn("the memory limit changed", "limit", capacity.FormatSize(limit.Bytes), "max_connections", n)
+	}
+	g.gate.SetMax(n)
+	if backlog > 0 {
+		g.backlog.limit.Store(backlog)
+	}
+	g.room.Admit()
 }
 
 // refusing reports whether memory is too short to admit anyone.

@@ -133,9 +133,6 @@ func (g *Gateway) admitPublish(w http.ResponseWriter, r *http.Request, most int6
 // admitRate takes n messages' share of the publish rate, or answers 429: nothing
 // of the request was published then.
 func (g *Gateway) admitRate(w http.ResponseWriter, n int) bool {
-	if g.publishRate == nil {
-		return true
-	}
 	now := time.Now()
 	res := g.publishRate.ReserveN(now, n) // n is at most the burst
 	wait := res.DelayFrom(now)
@@ -146,7 +143,7 @@ func (g *Gateway) admitRate(w http.ResponseWriter, n int) bool {
 	g.count.PublishLimited.Add(uint64(n))
 	w.Header().Set("Retry-After", strconv.Itoa(int(wait/time.Second)+1))
 	writeError(w, http.StatusTooManyRequests, "rate_limited",
-		fmt.Sprintf("more than %d messages a second are being published; repeat the request", g.cfg.PublishRate), int(wait.Milliseconds())+1)
+		fmt.Sprintf("more than %d messages a second are being published; repeat the request", g.live.Load().PublishRate), int(wait.Milliseconds())+1)
 	return false
 }
 

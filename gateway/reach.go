@@ -45,7 +45,7 @@ func (k *reach) holds(seq uint64) bool {
 func (s *shard) questions(r connRef, c *slot, cmd *wire.Command) (q questions) {
 	hub := s.g.hub
 	epoch, head := hub.Epoch(), hub.Head()
-	room := s.g.cfg.MaxSubscriptions - s.subCount(c)
+	room := s.live.MaxSubscriptions - s.subCount(c)
 	for _, p := range cmd.Since { // also of what a wildcard matches
 		q.positions = q.positions || p.Epoch != epoch || p.Seq > head
 	}
@@ -218,7 +218,7 @@ func (g *Gateway) know(ctx context.Context, name string, last uint64) {
 func (g *Gateway) learnPrefix(ctx context.Context, prefix string, k *reach) {
 	shared, err, _ := g.listing.Do(prefix, func() (any, error) {
 		base := g.hub.Base()
-		heads, err := g.broker.Channels(ctx, prefix, g.cfg.MaxSubscriptions)
+		heads, err := g.broker.Channels(ctx, prefix, g.live.Load().MaxSubscriptions)
 		return listing{base, heads}, err
 	})
 	if err != nil {

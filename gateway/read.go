@@ -85,9 +85,9 @@ func (s *shard) feed(r connRef, c *slot, data []byte) {
 	if c.ext != nil && c.ext.parser.Mid() {
 		p = &c.ext.parser
 	}
-	lim := s.g.limits
+	lim := s.limits
 	if c.flags&flagEcho != 0 {
-		lim = s.g.echoLimits
+		lim = s.echoLimits
 	}
 	lim.Deflate = c.flags&flagDeflate != 0
 	for len(data) > 0 {

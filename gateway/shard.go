@@ -45,6 +45,12 @@ type shard struct {
 
 	flushTurn, flushNodes int // the constants, but in tests
 
+	// Owned by the loop: the settings in force, and what follows from them.
+	live         *Live
+	limits       wire.Limits
+	echoLimits   wire.Limits
+	recheckUntil uint32 // tick up to which the sweep looks whether who is connected may still read what it does
+
 	// Owned by the loop.
 	now        uint32 // ticks since the start, from 1 on
 	slots      slab
@@ -204,6 +210,7 @@ func newShard(g *Gateway, id int, loop netpoll.Loop) *shard {
 		rbuf:     make([]byte, readSize),
 		wbuf:     make([]byte, 0, 4096),
 	}
+	s.obey(g.live.Load())
 	s.beat.Store(time.Now().UnixNano())
 	return s
 }
@@ -344,7 +351,7 @@ func (s *shard) accept(fd int) {
 	c.state = stateHead
 	c.pend = noNode
 	c.opened, c.readAt, c.wroteAt, c.refillAt = s.now, s.now, s.now, s.now
-	c.tokens = uint32(s.g.cfg.RateBurst) * tokenUnit
+	c.tokens = uint32(s.live.RateBurst) * tokenUnit
 	s.heads++
 	s.headsNow.Store(int64(s.heads))
 	if err := s.loop.Add(fd, r.token()); err != nil {

@@ -397,11 +397,11 @@ func (s *shard) subCount(c *slot) int {
 // limit, and, beyond those included, what all share.
 func (s *shard) roomFor(c *slot, n int) bool {
 	have := s.subCount(c)
-	if have+n > s.g.cfg.MaxSubscriptions {
+	if have+n > s.live.MaxSubscriptions {
 		return false
 	}
 	more := max(0, have+n-capacity.IncludedSubscriptions) - max(0, have-capacity.IncludedSubscriptions)
-	return more == 0 || s.g.more.Load()+int64(more) <= int64(s.g.cfg.MoreSubscriptions)
+	return more == 0 || s.g.more.Load()+int64(more) <= int64(s.live.MoreSubscriptions)
 }
 
 // unsub carries out an unsub command. A frame half written is finished all the

@@ -73,7 +73,7 @@ func (s *shard) sweep(r connRef, c *slot) {
 	case stateClosing:
 		return // sweepLeaving looks at it
 	}
-	if s.outlived(r, c) {
+	if s.outlived(r, c) || s.now < s.recheckUntil && s.recheck(r, c) {
 		return
 	}
 	c.control = 0
@@ -89,7 +89,7 @@ func (s *shard) sweep(r connRef, c *slot) {
 		s.fail(r, c, closeAbuse, "a message took too long")
 		return
 	}
-	if cfg.MaxAge > 0 && c.flags&flagDrained == 0 && s.now-c.opened >= s.maxAge(r) {
+	if s.live.MaxAge > 0 && c.flags&flagDrained == 0 && s.now-c.opened >= s.maxAge(r) {
 		s.bye(r, c, retryAfter())
 		return
 	}
@@ -109,7 +109,7 @@ func (s *shard) sweep(r connRef, c *slot) {
 			}
 		}
 	}
-	if c.flags&(flagEcho|flagBlocked) == 0 && s.now-c.wroteAt >= ticks(cfg.Heartbeat) {
+	if c.flags&(flagEcho|flagBlocked) == 0 && s.now-c.wroteAt >= ticks(s.live.Heartbeat) {
 		s.wbuf = wire.AppendHB(s.wbuf[:0], time.Now().UnixMilli())
 		s.send(r, c, s.wbuf)
 	}
@@ -131,7 +131,7 @@ func (s *shard) patience(d time.Duration) uint32 {
 // maxAge spreads --max-age by up to a quarter either way, so that those who
 // came together don't leave together.
 func (s *shard) maxAge(r connRef) uint32 {
-	age := uint64(ticks(s.g.cfg.MaxAge))
+	age := uint64(ticks(s.live.MaxAge))
 	h := (uint64(r.index)*0x9e3779b97f4a7c15 ^ uint64(r.gen)*0xbf58476d1ce4e5b9) >> 40
 	return uint32(age*3/4 + age/2*(h&0xffff)>>16)
 }
@@ -163,7 +163,7 @@ func (s *shard) sweepSlow() {
 		case c.state != stateOpen || c.flags&flagHeld != 0:
 			// Who is held back is not slow; what it holds is the budget's concern.
 			continue
-		case s.now-c.wroteAt >= ticks(s.g.cfg.SlowTimeout) && !s.acknowledges(c):
+		case s.now-c.wroteAt >= ticks(s.live.SlowTimeout) && !s.acknowledges(c):
 			s.cut(l.connRef, c, "takes nothing")
 			continue
 		case s.now-l.at < slowEvery:
@@ -172,7 +172,7 @@ func (s *shard) sweepSlow() {
 		lag, was := s.lag(c), l.lag
 		kept[len(kept)-1].lag, kept[len(kept)-1].at = lag, s.now
 		switch {
-		case lag <= uint32(s.g.cfg.SendQueue) || lag < was:
+		case lag <= uint32(s.live.SendQueue) || lag < was:
 			c.strikes = 0
 		case s.g.hub.Stale():
 			// What grows is what this node is catching up on after an outage, as fast
@@ -198,7 +198,7 @@ func (s *shard) sweepSlow() {
 // large send buffer is writable again only when a third of it is free, which a
 // slow reader's may not be for long.
 func (s *shard) acknowledges(c *slot) bool {
-	return c.sendShift > 0 && uint32(uint16(s.now)-c.ackedAt) < ticks(s.g.cfg.SlowTimeout)
+	return c.sendShift > 0 && uint32(uint16(s.now)-c.ackedAt) < ticks(s.live.SlowTimeout)
 }
 
 // lag is how many messages a connection is behind, all channels together. What

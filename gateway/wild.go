@@ -21,7 +21,7 @@ func (s *shard) subWild(r connRef, c *slot, cmd *subCommand, name, prefix string
 		}
 	}
 	var matches []*channel.Channel
-	fresh, room := 1, s.g.cfg.MaxSubscriptions-s.subCount(c)
+	fresh, room := 1, s.live.MaxSubscriptions-s.subCount(c)
 	hub.Match(prefix, func(ch *channel.Channel) bool {
 		if ch.Named() {
 			return true
@@ -33,7 +33,7 @@ func (s *shard) subWild(r connRef, c *slot, cmd *subCommand, name, prefix string
 		return fresh <= room
 	})
 	cost := wildCost(prefix)
-	if fresh > room || !s.roomFor(c, fresh) || s.g.more.Load()+int64(cost) > int64(s.g.cfg.MoreSubscriptions) {
+	if fresh > room || !s.roomFor(c, fresh) || s.g.more.Load()+int64(cost) > int64(s.live.MoreSubscriptions) {
 		s.settle(c)
 		j.reject = "limit"
 		return j

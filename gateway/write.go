@@ -66,7 +66,7 @@ func (c *slot) owes() bool {
 func (s *shard) queueOut(r connRef, c *slot, a, b []byte) bool {
 	e := s.extOf(c)
 	was := len(e.out)
-	if was+len(a)+len(b)-e.outAt > max(maxOut, s.g.echoLimits.MaxMessage+16) {
+	if was+len(a)+len(b)-e.outAt > max(maxOut, s.live.MaxMessage+16) {
 		s.cut(r, c, "control frames pile up")
 		return false
 	}

@@ -81,30 +81,88 @@ func (l *loaded) access(log *slog.Logger) (a *access, err error) {
 			err = usageError{err}
 		}
 	}()
-	cfg := auth.Config{
-		KeySets: l.JWKS.items, Issuers: l.TokenIssuer.items, Audiences: l.TokenAudience.items,
-		DefaultRead: l.TokenRead.items, AnonymousRead: l.AnonymousRead.items, Revoked: string(l.Revoked), Log: log,
-	}
-	if cfg.Keys, err = l.tokenKeys(); err != nil {
-		return a, err
-	}
-	if len(cfg.Keys)+len(cfg.KeySets) > 0 {
+	if l.readersNeedTokens() {
+		cfg, err := l.authConfig(log)
+		if err != nil {
+			return a, err
+		}
 		if a.tokens, err = auth.NewTokens(cfg); err != nil {
 			return a, err
 		}
 	} else if err = l.tokenless(); err != nil {
 		return a, err
 	}
-	lines, _ := lookupEnv(l.environ, envPublishKeys)
-	switch {
-	case l.PublishKeyFile != "" && lines != "":
-		return a, fmt.Errorf("--publish-key-file and %s are two places for the same keys: give one", envPublishKeys)
-	case l.PublishKeyFile != "" || lines != "":
-		if a.keys, err = auth.NewAPIKeys(string(l.PublishKeyFile), []byte(lines), log); err != nil && lines != "" {
-			err = fmt.Errorf("%s: %w", envPublishKeys, err)
-		}
+	lines, err := l.publishKeys()
+	if err == nil && l.publishersNeedKeys() {
+		a.keys, err = auth.NewAPIKeys(string(l.PublishKeyFile), lines, log)
+		err = l.inPublishKeys(err)
 	}
 	return a, err
+}
+
+// prepare reads all keys anew, and returns what puts them in force. Whether there are
+// any is as it was.
+func (a *access) prepare(l *loaded, log *slog.Logger) (take func(), err error) {
+	defer func() {
+		if err != nil {
+			err = usageError{err}
+		}
+	}()
+	takeTokens, takeKeys := func() {}, func() {}
+	if a.tokens != nil {
+		cfg, err := l.authConfig(log)
+		if err != nil {
+			return nil, err
+		}
+		if takeTokens, err = a.tokens.Prepare(cfg); err != nil {
+			return nil, err
+		}
+	} else if err := l.tokenless(); err != nil {
+		return nil, err
+	}
+	lines, err := l.publishKeys()
+	if err != nil {
+		return nil, err
+	}
+	if a.keys != nil {
+		if takeKeys, err = a.keys.Prepare(string(l.PublishKeyFile), lines, log); err != nil {
+			return nil, l.inPublishKeys(err)
+		}
+	}
+	return func() { takeTokens(); takeKeys() }, nil
+}
+
+// authConfig is what tokens are to be held against.
+func (l *loaded) authConfig(log *slog.Logger) (cfg auth.Config, err error) {
+	cfg = auth.Config{
+		KeySets: l.JWKS.items, Issuers: l.TokenIssuer.items, Audiences: l.TokenAudience.items,
+		DefaultRead: l.TokenRead.items, AnonymousRead: l.AnonymousRead.items, Revoked: string(l.Revoked), Log: log,
+	}
+	cfg.Keys, err = l.tokenKeys()
+	return cfg, err
+}
+
+// publishKeys are the lines of the environment, if the keys are there.
+func (l *loaded) publishKeys() ([]byte, error) {
+	lines, _ := lookupEnv(l.environ, envPublishKeys)
+	if l.PublishKeyFile != "" && lines != "" {
+		return nil, fmt.Errorf("--publish-key-file and %s are two places for the same keys: give one", envPublishKeys)
+	}
+	return []byte(lines), nil
+}
+
+// inPublishKeys says of an error that it is in the lines of the environment.
+func (l *loaded) inPublishKeys(err error) error {
+	if err != nil && l.PublishKeyFile == "" {
+		return fmt.Errorf("%s: %w", envPublishKeys, err)
+	}
+	return err
+}
+
+// publishersNeedKeys reports whether the admin port is guarded.
+func (l *loaded) publishersNeedKeys() bool {
+	lines, _ := lookupEnv(l.environ, envPublishKeys)
+	return l.PublishKeyFile != "" || lines != ""
 }
 
 // readersNeedTokens reports whether a token key is configured.

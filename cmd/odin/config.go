@@ -2,9 +2,15 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
+
+	"github.com/odin-ws/odin/gateway/auth"
+	"github.com/odin-ws/odin/gateway/secure"
 )
 
 func newConfig(environ []string) *cobra.Command {
@@ -84,20 +90,103 @@ func (l *loaded) writeJSON(enc *json.Encoder) error {
 }
 
 func newConfigCheck(environ []string) *cobra.Command {
-	return &cobra.Command{
+	var noFiles, asJSON bool
+	cmd := &cobra.Command{
 		Use:   "check FILE",
 		Short: "Check a configuration file",
 		Long: `Check reads a file as serve would, without flags, and of the environment only the
 secrets that no file can have (ODIN_TOKEN_KEY, ODIN_PUBLISH_KEYS), and says what is
-wrong with it and on which line. Exit code 0 means that serve takes it.`,
-		Example: "  odin config check odin.yaml",
-		Args:    nArgs(1, 1),
+wrong with it and on which line. So are the files read that it names: keys,
+certificates, the list of revocations. Whether the memory limit has room for a
+connection, the ports are free and the data directory can be written to, serve sees
+when it starts.
+
+Run it before SIGHUP: what it refuses, a running gateway does, too.`,
+		Example: `  odin config check odin.yaml
+  odin config check odin.yaml --no-files     # where its keys are not
+  odin config check /etc/odin/odin.yaml && systemctl reload odin`,
+		Args: nArgs(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if _, err := loadLayers(args[0], secretsIn(environ), nil); err != nil {
+			l, err := loadLayers(args[0], secretsIn(environ), nil)
+			if err == nil && !noFiles {
+				err = l.checkFiles()
+			}
+			out := cmd.OutOrStdout()
+			if asJSON {
+				faults := []string{}
+				if err != nil {
+					faults = strings.Split(err.Error(), "\n")
+				}
+				if bad := json.NewEncoder(out).Encode(map[string]any{"file": args[0], "ok": err == nil, "errors": faults}); err == nil || bad != nil {
+					return bad
+				}
+				return usageError{errQuiet}
+			}
+			if err != nil {
 				return err
 			}
-			_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s: ok\n", args[0])
+			_, err = fmt.Fprintf(out, "%s: ok\n", args[0])
 			return err
 		},
 	}
+	cmd.Flags().BoolVar(&noFiles, "no-files", false, "don't read the keys and certificates that it names")
+	cmd.Flags().BoolVar(&asJSON, "json", false, `print {"file":…,"ok":…,"errors":[…]}`)
+	return cmd
+}
+
+// checkFiles reads the files that the settings name, as serve will.
+func (l *loaded) checkFiles() error {
+	var errs []error
+	bad := func(flag string, err error) {
+		for _, s := range l.settings() {
+			if s.flag == flag && err != nil {
+				errs = append(errs, fmt.Errorf("%s: %w", l.called(s), err))
+			}
+		}
+	}
+	if l.readersNeedTokens() {
+		cfg, err := l.authConfig(nil)
+		bad("token-key-file", err)
+		if err == nil {
+			keys := cfg // the sets and the list apart, so that the fault is named by its setting
+			keys.KeySets, keys.Revoked = nil, ""
+			if len(keys.Keys) > 0 {
+				bad("token-key-file", auth.Check(keys))
+			}
+			if len(cfg.KeySets) > 0 {
+				sets := cfg
+				sets.Revoked = ""
+				bad("jwks", auth.Check(sets))
+			}
+			if cfg.Revoked != "" {
+				cfg.KeySets = nil
+				cfg.Keys = append(cfg.Keys, auth.Key{})
+				bad("revoked", auth.Check(cfg))
+			}
+		}
+	} else if err := l.tokenless(); err != nil {
+		errs = append(errs, err)
+	}
+	if lines, err := l.publishKeys(); err != nil {
+		errs = append(errs, err)
+	} else if l.publishersNeedKeys() {
+		_, err := new(auth.APIKeys).Prepare(string(l.PublishKeyFile), lines, nil)
+		if l.PublishKeyFile == "" {
+			errs = append(errs, l.inPublishKeys(err))
+		} else {
+			bad("publish-key-file", err)
+		}
+	}
+	if l.TLSCert != "" {
+		_, err := secure.LoadCertificates(string(l.TLSCert), string(l.TLSKey))
+		bad("tls-cert", err)
+	}
+	if l.NATSConfig != "" {
+		_, err := os.Stat(string(l.NATSConfig))
+		bad("nats-config", err)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return usageError{err}
+	}
+	return nil
 }

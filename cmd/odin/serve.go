@@ -9,11 +9,12 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"strings"
-	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -37,6 +38,11 @@ and between them a JetStream stream, in this process or at --nats-url.
 It works out from the memory limit and the descriptor limit how many connections
 it can hold, logs the sum, and admits no more. GOMEMLIMIT follows from it unless
 the environment sets it.
+
+SIGHUP reads the configuration file, keys and certificates again; what is wrong with
+them is logged, and nothing has changed then. 'odin config check FILE' finds it before.
+Flags and environment stay as they are, and go before the file as ever. 'odin config
+print --defaults' says of each setting whether SIGHUP or a restart takes it over.
 
 SIGTERM or SIGINT drains: clients are told when to come back, over --drain; all
 ends within 5 s more. A second signal ends the process at once.
@@ -65,8 +71,13 @@ Every flag can be given as ODIN_… in the environment or in --config FILE; see
 
 // serve runs a gateway until ctx ends or it fails.
 func serve(ctx context.Context, l *loaded, environ []string, stdout, stderr io.Writer) error {
-	log := newLogger(l, stderr)
+	hup := make(chan os.Signal, 1) // one more is enough: it reads what is there then
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	level := new(slog.LevelVar)
+	log := newLogger(l, level, stderr)
 	slog.SetDefault(log) // for libraries that log by themselves
+	attended := isTerminal(stderr)
 
 	encrypted, err := l.openTLS(log)
 	if err != nil {
@@ -107,7 +118,10 @@ func serve(ctx context.Context, l *loaded, environ []string, stdout, stderr io.W
 	}
 	log.Info("Budgets", "logs", capacity.FormatSize(cfg.LogBudget), "buffers", capacity.FormatSize(cfg.BufferBudget),
 		"backlog", capacity.FormatSize(cfg.Backlog), "broker", capacity.FormatSize(budgets.Broker), "handshakes", cfg.MaxHandshakes)
-	usage, err := l.watch(sum, ownLimit, &cfg, showCapacity(sum, &cfg))
+	re := &reloader{loaded: l, log: log, level: level, who: who, tls: encrypted, shards: shards, ownLimit: ownLimit}
+	re.show(sum)
+	cfg.Capacity = re.report.Load
+	usage, err := l.watch(sum, &cfg, re)
 	if err != nil {
 		log.Warn("The memory in use can't be watched; the budgets hold all the same", "err", err)
 	} else {
@@ -136,14 +150,28 @@ func serve(ctx context.Context, l *loaded, environ []string, stdout, stderr io.W
 	if l.Demo {
 		feed = startDemo(b, gw, log, stdout)
 	}
-	select {
-	case <-ctx.Done():
-		log.Info("Draining", "for", time.Duration(l.Drain))
-	case <-gw.Done():
-		err = fmt.Errorf("the gateway failed: %w", gw.Err())
+	re.gw = gw
+	for running := true; running; {
+		select {
+		case <-ctx.Done():
+			running = false
+		case <-gw.Done():
+			running, err = false, fmt.Errorf("the gateway failed: %w", gw.Err())
+		case <-hup:
+			if attended && !isTerminal(stderr) { // that is why it came
+				log.Info("The terminal was closed")
+				running = false
+			} else {
+				re.reload()
+			}
+		}
+	}
+	drain := time.Duration(re.loaded.Drain)
+	if err == nil {
+		log.Info("Draining", "for", drain)
 	}
 	feed()
-	end, cancel := context.WithTimeout(context.Background(), time.Duration(l.Drain)+shutdownGrace)
+	end, cancel := context.WithTimeout(context.Background(), drain+shutdownGrace)
 	defer cancel()
 	if bad := gw.Shutdown(end); bad != nil {
 		return errors.Join(err, fmt.Errorf("shutdown: %w", bad))
@@ -154,8 +182,8 @@ func serve(ctx context.Context, l *loaded, environ []string, stdout, stderr io.W
 	return err
 }
 
-func newLogger(l *loaded, out io.Writer) *slog.Logger {
-	var level slog.Level
+// newLogger logs as the settings say; level can be changed later.
+func newLogger(l *loaded, level *slog.LevelVar, out io.Writer) *slog.Logger {
 	_ = level.UnmarshalText([]byte(l.LogLevel.word)) // a choice of its names
 	opts := &slog.HandlerOptions{Level: level}
 	if l.LogFormat.word == "json" {
@@ -329,40 +357,28 @@ const leastBacklog = 256 * capacity.KiB
 
 // watch opens the files that say how much memory is in use. Under a limit that
 // changes, the gate, the backlog and, unless the user set it, GOMEMLIMIT follow;
-// the budgets of logs and buffers stay as they were at start. shown is told of each.
-func (l *loaded) watch(sum capacity.Result, ownLimit bool, c *gateway.Config, shown func(capacity.Result)) (*capacity.Usage, error) {
-	var set capacity.Limit
-	if l.MemoryLimit != 0 {
-		set = sum.Limit
-	}
-	usage, err := capacity.OpenUsage(capacity.UsageConfig{Set: set})
+// the budgets of logs and buffers stay as they were at start.
+func (l *loaded) watch(sum capacity.Result, c *gateway.Config, re *reloader) (*capacity.Usage, error) {
+	usage, err := capacity.OpenUsage(capacity.UsageConfig{Set: l.limitSet(sum)})
 	if err != nil {
 		return nil, err
 	}
-	c.Memory = usage.Read
-	c.Recompute = func(limit capacity.Limit) (int, int64, error) {
-		r, err := sum.Recompute(limit)
-		if !ownLimit {
-			debug.SetMemoryLimit(r.GoMemLimit())
+	c.Memory = func() capacity.Sample {
+		if set := re.setLimit.Swap(nil); set != nil {
+			usage.SetLimit(*set)
 		}
-		shown(r)
-		return r.Max, backlogOf(r), err
+		return usage.Read()
 	}
+	c.Recompute = re.recompute(sum)
 	return usage, nil
 }
 
-// showCapacity has the gateway show a sum, and then whatever the function it returns is
-// given.
-func showCapacity(sum capacity.Result, c *gateway.Config) (shown func(capacity.Result)) {
-	var now atomic.Pointer[capacity.Report]
-	shown = func(r capacity.Result) {
-		if report, err := r.Report(); err == nil { // else the last one stands; the log says why nothing fits
-			now.Store(&report)
-		}
+// limitSet is the memory limit that the user has set, zero for none.
+func (l *loaded) limitSet(sum capacity.Result) capacity.Limit {
+	if l.MemoryLimit == 0 {
+		return capacity.Limit{}
 	}
-	shown(sum)
-	c.Capacity = now.Load
-	return shown
+	return sum.Limit
 }
 
 // dataDir is where the embedded stream is kept; "" with --nats-url. A temporary

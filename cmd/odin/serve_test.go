@@ -58,9 +58,15 @@ func freeAddr(t *testing.T) string {
 
 func startServe(t *testing.T, args ...string) *running {
 	t.Helper()
+	return startServeAs(t, append([]string{"--drain", "0s"}, args...)...)
+}
+
+// startServeAs is startServe with the default --drain.
+func startServeAs(t *testing.T, args ...string) *running {
+	t.Helper()
 	procs, limit := runtime.GOMAXPROCS(0), debug.SetMemoryLimit(-1)
 	r := &running{addr: freeAddr(t), admin: freeAddr(t), out: &lockedBuffer{}, log: &lockedBuffer{}}
-	args = append([]string{"serve", "--addr", r.addr, "--admin-addr", r.admin, "--data-dir", t.TempDir(), "--drain", "0s"}, args...)
+	args = append([]string{"serve", "--addr", r.addr, "--admin-addr", r.admin, "--data-dir", t.TempDir()}, args...)
 	ctx, cancel := context.WithCancel(context.Background())
 	code := make(chan int, 1)
 	go func() { code <- run(ctx, args, nil, strings.NewReader(""), r.out, r.log) }()

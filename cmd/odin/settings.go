@@ -7,7 +7,6 @@ import (
 	"net/url"
 	"reflect"
 	"strings"
-	"time"
 
 	"github.com/knadh/koanf/parsers/yaml"
 	"github.com/knadh/koanf/providers/confmap"
@@ -23,13 +22,14 @@ import (
 
 // serveConfig is all that `odin serve` can be told. The tags are its only
 // description: the flag's name (key and environment name follow from it), the
-// default, and what help and `config print --defaults` say. A blank line here
-// is one in the file.
+// default, whether SIGHUP takes a change over, for all connections or for new ones
+// (live; without it only a restart does), and what help and `config print --defaults`
+// say. A blank line here is one in the file.
 type serveConfig struct {
 	Addr      word   `flag:"addr" default:":8080" group:"Listeners" usage:"public listener: /ws, /healthz, /readyz, /stats"`
 	AdminAddr word   `flag:"admin-addr" default:"127.0.0.1:8081" usage:"admin listener: publish, channels, profiles; only with --publish-key-file on another address than loopback"`
-	TLSCert   word   `flag:"tls-cert" default:"" usage:"certificate of the public listener, PEM, its chain below it; with it the port speaks TLS only. Read again when it changes"`
-	TLSKey    word   `flag:"tls-key" default:"" usage:"its unencrypted key, PEM"`
+	TLSCert   word   `flag:"tls-cert" default:"" live:"new" usage:"certificate of the public listener, PEM, its chain below it; with it the port speaks TLS only. Read again when it changes"`
+	TLSKey    word   `flag:"tls-key" default:"" live:"new" usage:"its unencrypted key, PEM"`
 	TLSKernel choice `flag:"tls-kernel" default:"off" of:"auto,off" usage:"auto: let the kernel encrypt where it can (module tls), which takes more memory and bears no change of keys"`
 
 	DataDir    word `flag:"data-dir" default:"" group:"Storage" usage:"where the embedded stream is kept; empty: $STATE_DIRECTORY, else /var/lib/odin for root, else $XDG_STATE_HOME/odin or ~/.local/state/odin (with --demo: a temporary one)"`
@@ -38,51 +38,51 @@ type serveConfig struct {
 	NATSConfig word `flag:"nats-config" default:"" usage:"nats-server configuration file for the embedded server: routes, leaf nodes, accounts, TLS"`
 	Retention  size `flag:"retention" default:"256MiB" usage:"bytes the stream keeps on disk; the oldest messages go first"`
 
-	MemoryLimit        size   `flag:"memory-limit" default:"" group:"Capacity" usage:"memory the formula shares out; empty: the cgroup's limit, else the host's memory"`
-	MaxConnections     count  `flag:"max-connections" default:"0" usage:"connections admitted at once, lowered by what memory and descriptors allow; 0: as many as the formula gives"`
+	MemoryLimit        size   `flag:"memory-limit" default:"" live:"all" group:"Capacity" usage:"memory the formula shares out; empty: the cgroup's limit, else the host's memory"`
+	MaxConnections     count  `flag:"max-connections" default:"0" live:"new" usage:"connections admitted at once, lowered by what memory and descriptors allow; 0: as many as the formula gives"`
 	CapacityProfile    choice `flag:"capacity-profile" default:"event-loop" of:"event-loop,goroutine" usage:"cost model of the formula: event-loop (this server) or goroutine (a goroutine-per-connection server's, 180KB each)"`
 	BytesPerConnection size   `flag:"bytes-per-connection" default:"" usage:"memory one connection is reckoned with, kernel included; empty: the profile's"`
 	RuntimeOverhead    size   `flag:"runtime-overhead" default:"" usage:"memory set aside for the process itself; empty: the profile's"`
-	Backlog            budget `flag:"backlog" default:"" usage:"memory for bytes sent and not yet acknowledged, all clients together; empty: an eighth of the limit; 0: none"`
+	Backlog            budget `flag:"backlog" default:"" live:"all" usage:"memory for bytes sent and not yet acknowledged, all clients together; empty: an eighth of the limit; 0: none"`
 	Shards             count  `flag:"shards" default:"0" usage:"event loops; 0: one for each CPU the process may use"`
 	MaxHandshakes      count  `flag:"max-handshakes" default:"1024" usage:"connections not upgraded yet; past it the oldest is answered 408"`
 
-	Replay           count `flag:"replay" default:"100" group:"Channels" usage:"messages each channel keeps in memory for clients that resume"`
-	StaleAfter       list  `flag:"stale-after" default:"" check:"silence" usage:"tell a channel's followers that it is stale after so long without a message, e.g. trade.*=5s; the longest pattern counts, * is all"`
+	Replay           count `flag:"replay" default:"100" live:"all" group:"Channels" usage:"messages each channel keeps in memory for clients that resume"`
+	StaleAfter       list  `flag:"stale-after" default:"" live:"all" check:"silence" usage:"tell a channel's followers that it is stale after so long without a message, e.g. trade.*=5s; the longest pattern counts, * is all"`
 	MaxChannels      count `flag:"max-channels" default:"100000" usage:"channels known at once"`
-	MaxSubscriptions count `flag:"max-subscriptions" default:"1024" usage:"subscriptions of one connection; a wildcard counts its matches"`
-	MaxMessage       size  `flag:"max-message" default:"64KiB" usage:"longest message a client may send (close code 1009)"`
+	MaxSubscriptions count `flag:"max-subscriptions" default:"1024" live:"all" usage:"subscriptions of one connection; a wildcard counts its matches"`
+	MaxMessage       size  `flag:"max-message" default:"64KiB" live:"all" usage:"longest message a client may send (close code 1009)"`
 
-	SendQueue     count  `flag:"send-queue" default:"256" group:"Clients" usage:"messages a client may be behind before it counts as slow"`
-	SlowTimeout   span   `flag:"slow-timeout" default:"5s" usage:"how long a client with something to read may take no byte"`
-	RateBurst     count  `flag:"rate-burst" default:"100" usage:"commands a client may send at once"`
-	PublishRate   count  `flag:"publish-rate" default:"0" usage:"messages a second the publish API takes, all publishers together; 0: no bound"`
-	RatePerSec    count  `flag:"rate-per-sec" default:"10" usage:"commands a second a client may send after the burst"`
+	SendQueue     count  `flag:"send-queue" default:"256" live:"all" group:"Clients" usage:"messages a client may be behind before it counts as slow"`
+	SlowTimeout   span   `flag:"slow-timeout" default:"5s" live:"all" usage:"how long a client with something to read may take no byte"`
+	RateBurst     count  `flag:"rate-burst" default:"100" live:"all" usage:"commands a client may send at once"`
+	PublishRate   count  `flag:"publish-rate" default:"0" live:"all" usage:"messages a second the publish API takes, all publishers together; 0: no bound"`
+	RatePerSec    count  `flag:"rate-per-sec" default:"10" live:"all" usage:"commands a second a client may send after the burst"`
 	Ping          span   `flag:"ping" default:"20s" usage:"interval of WebSocket pings; silence for two of them ends the connection (4201)"`
-	Heartbeat     span   `flag:"heartbeat" default:"15s" usage:"after how much silence a client is sent a heartbeat; clients in the field count on 15s"`
-	MaxAge        span   `flag:"max-age" default:"0s" usage:"close connections after about this long (1012), so that clients spread over new nodes; 0: never"`
-	IPConnections count  `flag:"ip-connections" default:"0" usage:"connections one client address may have at once; 0: no bound"`
-	IPRate        count  `flag:"ip-rate" default:"0" usage:"connections one client address may open a second; 0: no bound"`
+	Heartbeat     span   `flag:"heartbeat" default:"15s" live:"all" usage:"after how much silence a client is sent a heartbeat; clients in the field count on 15s"`
+	MaxAge        span   `flag:"max-age" default:"0s" live:"all" usage:"close connections after about this long (1012), so that clients spread over new nodes; 0: never"`
+	IPConnections count  `flag:"ip-connections" default:"0" live:"new" usage:"connections one client address may have at once; 0: no bound"`
+	IPRate        count  `flag:"ip-rate" default:"0" live:"new" usage:"connections one client address may open a second; 0: no bound"`
 	AdmissionWait span   `flag:"admission-wait" default:"0s" usage:"how long a caller may wait for a place when all are taken; 0s: refused at once"`
-	Reject        choice `flag:"reject" default:"http" of:"http,ws" usage:"how a caller without a place, or without a good token, is refused: http (503, 401) or ws (upgraded, then closed with 1013, 4001, which browsers can see)"`
+	Reject        choice `flag:"reject" default:"http" live:"new" of:"http,ws" usage:"how a caller without a place, or without a good token, is refused: http (503, 401) or ws (upgraded, then closed with 1013, 4001, which browsers can see)"`
 	Compression   toggle `flag:"compression" default:"false" usage:"accept permessage-deflate from clients that offer it: half the traffic, for CPU by the message, not by the client"`
-	Drain         span   `flag:"drain" default:"30s" usage:"how long shutdown spreads the goodbyes over"`
+	Drain         span   `flag:"drain" default:"30s" live:"all" usage:"how long shutdown spreads the goodbyes over"`
 
-	TokenKeyFile   list `flag:"token-key-file" default:"" check:"token key" group:"Access" usage:"keys that readers' tokens (JWT) are signed with, [ALG:]FILE: public keys or certificates in PEM, or a secret for HMAC; ODIN_TOKEN_KEY has the text itself. Each key is for one algorithm: RS256, ES256 and so on by the curve, EdDSA or HS256 unless ALG says another. Without this and --jwks anyone may read"`
-	JWKS           list `flag:"jwks" default:"" check:"key set" usage:"sets of such keys (JWKS): files, or https URLs, which are fetched every 5 minutes and when a token names a key that is new"`
-	TokenIssuer    list `flag:"token-issuer" default:"" usage:"a token's iss must be one of these; empty: it is not looked at"`
-	TokenAudience  list `flag:"token-audience" default:"" usage:"a token's aud must have one of these; empty: it is not looked at"`
-	TokenRead      list `flag:"token-read" default:"" check:"patterns" usage:"what a token without the claim channels may read, e.g. trade.*, or * for all; empty: nothing"`
-	AnonymousRead  list `flag:"anonymous-read" default:"" check:"patterns" usage:"what may be read without a token where token keys are configured, e.g. public.*; empty: nothing, and no token is 401"`
-	Revoked        word `flag:"revoked" default:"" usage:"file of tokens and subjects that are refused, and whose connections end: a line for each, jti ID or sub NAME; read again when it changes"`
-	PublishKeyFile word `flag:"publish-key-file" default:"" usage:"file of API keys for the admin port, as 'odin key new' prints them; ODIN_PUBLISH_KEYS has the lines themselves; read again when it changes. Without one, whoever reaches the admin port may publish"`
+	TokenKeyFile   list `flag:"token-key-file" default:"" live:"new" check:"token key" group:"Access" usage:"keys that readers' tokens (JWT) are signed with, [ALG:]FILE: public keys or certificates in PEM, or a secret for HMAC; ODIN_TOKEN_KEY has the text itself. Each key is for one algorithm: RS256, ES256 and so on by the curve, EdDSA or HS256 unless ALG says another. Without this and --jwks anyone may read"`
+	JWKS           list `flag:"jwks" default:"" live:"new" check:"key set" usage:"sets of such keys (JWKS): files, or https URLs, which are fetched every 5 minutes and when a token names a key that is new"`
+	TokenIssuer    list `flag:"token-issuer" default:"" live:"new" usage:"a token's iss must be one of these; empty: it is not looked at"`
+	TokenAudience  list `flag:"token-audience" default:"" live:"new" usage:"a token's aud must have one of these; empty: it is not looked at"`
+	TokenRead      list `flag:"token-read" default:"" live:"new" check:"patterns" usage:"what a token without the claim channels may read, e.g. trade.*, or * for all; empty: nothing"`
+	AnonymousRead  list `flag:"anonymous-read" default:"" live:"all" check:"patterns" usage:"what may be read without a token where token keys are configured, e.g. public.*; empty: nothing, and no token is 401"`
+	Revoked        word `flag:"revoked" default:"" live:"all" usage:"file of tokens and subjects that are refused, and whose connections end: a line for each, jti ID or sub NAME; read again when it changes"`
+	PublishKeyFile word `flag:"publish-key-file" default:"" live:"all" usage:"file of API keys for the admin port, as 'odin key new' prints them; ODIN_PUBLISH_KEYS has the lines themselves; read again when it changes. Without one, whoever reaches the admin port may publish"`
 
-	AllowOrigin  list   `flag:"allow-origin" default:"" usage:"browser origins admitted besides the server's own, e.g. https://app.example.com; * admits all"`
-	TrustedProxy list   `flag:"trusted-proxy" default:"" check:"prefix" usage:"address ranges of proxies whose X-Forwarded-For is believed"`
+	AllowOrigin  list   `flag:"allow-origin" default:"" live:"new" usage:"browser origins admitted besides the server's own, e.g. https://app.example.com; * admits all"`
+	TrustedProxy list   `flag:"trusted-proxy" default:"" live:"new" check:"prefix" usage:"address ranges of proxies whose X-Forwarded-For is believed"`
 	Echo         toggle `flag:"echo" default:"false" usage:"serve /echo, which sends every message back, for conformance suites"`
 
 	Node      word   `flag:"node" default:"" group:"Operation" usage:"this node's name to clients; empty: a random one"`
-	LogLevel  choice `flag:"log-level" default:"info" of:"debug,info,warn,error" usage:"least level logged: debug, info, warn or error"`
+	LogLevel  choice `flag:"log-level" default:"info" live:"all" of:"debug,info,warn,error" usage:"least level logged: debug, info, warn or error"`
 	LogFormat choice `flag:"log-format" default:"text" of:"text,json" usage:"format of the log on standard error: text or json"`
 	Demo      toggle `flag:"demo" default:"false" usage:"run a synthetic market inside the process, to look around"`
 }
@@ -91,8 +91,15 @@ type serveConfig struct {
 type setting struct {
 	flag, def, usage string
 	group            string // set on the first of a group
+	live             string // whom a change on SIGHUP reaches: liveAll, liveNew, "" nobody
 	value            pflag.Value
 }
+
+// What a setting's tag live says.
+const (
+	liveAll = "all" // whoever is connected, too
+	liveNew = "new" // connections, or requests, from then on
+)
 
 func (s setting) key() string { return keyName(s.flag) }
 func (s setting) env() string { return envName(s.flag) }
@@ -126,7 +133,7 @@ func (c *serveConfig) settings() []setting {
 		}
 		all[i] = setting{
 			flag: tag.Get("flag"), def: tag.Get("default"), usage: tag.Get("usage"),
-			group: tag.Get("group"), value: value,
+			group: tag.Get("group"), live: tag.Get("live"), value: value,
 		}
 	}
 	return all
@@ -165,7 +172,9 @@ func addServeFlags(cmd *cobra.Command) {
 type loaded struct {
 	*serveConfig
 	origin  map[string]string
+	path    string // of the file, "" for none
 	environ []string
+	flags   *pflag.FlagSet // nil: none
 }
 
 // loadSettings puts the layers together: default < file < environment < flag.
@@ -183,7 +192,7 @@ func loadSettings(fs *pflag.FlagSet, environ []string) (*loaded, error) {
 // loadLayers is loadSettings with the file's path found ("" for none); fs may
 // be nil.
 func loadLayers(path string, environ []string, fs *pflag.FlagSet) (*loaded, error) {
-	l := &loaded{serveConfig: newServeConfig(), origin: map[string]string{}, environ: environ}
+	l := &loaded{serveConfig: newServeConfig(), origin: map[string]string{}, path: path, environ: environ, flags: fs}
 	all := l.settings()
 	byEnv, byFlag := map[string]setting{}, map[string]setting{}
 	defaults := map[string]any{}
@@ -338,29 +347,36 @@ func (l *loaded) validate() error {
 			bad("nats-config", "belongs to the embedded server, and --nats-url names another")
 		}
 	}
-	for flag, n := range map[string]count{
-		"max-channels": l.MaxChannels, "max-subscriptions": l.MaxSubscriptions,
-		"send-queue": l.SendQueue, "rate-burst": l.RateBurst, "rate-per-sec": l.RatePerSec,
-		"max-handshakes": l.MaxHandshakes,
-	} {
-		if n < 1 {
-			bad(flag, "want at least 1")
-		}
-	}
 	for flag, n := range map[string]size{"retention": l.Retention, "max-message": l.MaxMessage} {
 		if n < 1 {
 			bad(flag, "want a size")
 		}
 	}
-	for flag, d := range map[string]span{"ping": l.Ping, "heartbeat": l.Heartbeat, "slow-timeout": l.SlowTimeout} {
-		if time.Duration(d) < 100*time.Millisecond {
-			bad(flag, "want at least 100ms")
-		}
+	if len(errs) == 0 { // what the gateway itself refuses is worth saying of good values only
+		c := l.gatewayConfig(1, int(l.Shards), nil)
+		errs = append(errs, l.place(c.CheckSettings()))
 	}
-	if len(errs) > 0 {
-		return usageError{errors.Join(errs...)}
+	if err := errors.Join(errs...); err != nil {
+		return usageError{err}
 	}
 	return nil
+}
+
+// place gives errors that begin with a flag's name, on lines of their own, the name
+// that the user gave the setting by, and its place.
+func (l *loaded) place(err error) error {
+	if err == nil {
+		return nil
+	}
+	lines := strings.Split(err.Error(), "\n")
+	for i, line := range lines {
+		for _, s := range l.settings() {
+			if rest, ok := strings.CutPrefix(line, "--"+s.flag+" "); ok {
+				lines[i] = l.called(s) + " " + rest
+			}
+		}
+	}
+	return errors.New(strings.Join(lines, "\n"))
 }
 
 // hidden stands for a secret in what is shown.

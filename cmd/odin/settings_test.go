@@ -154,12 +154,12 @@ func TestFileErrors(t *testing.T) {
 		{"no value", "ping:\n", "odin.yaml:1: ping has no value"},
 		{"bad value", "replay: 1\nping: 20\n", `odin.yaml:2: ping: want a duration such as 5s or 1m30s, not "20"`},
 		{"bad size", "retention: lots\n", "odin.yaml:1: retention: "},
-		{"below the least", "retention: 1\nping: 1ms\n", "odin.yaml:2: ping: want at least 100ms"},
+		{"below the least", "retention: 1\nping: 1ms\n", "odin.yaml:2: ping is 1ms; it must be at least 100ms"},
 		{"twice", "ping: 1s\nping: 2s\n", "odin.yaml:2: ping was already given on line 1"},
 		{"no mapping", "- a\n", "odin.yaml:1: want settings as key: value"},
 		{"two documents", "ping: 1s\n---\nping: 2s\n", "more than one YAML document"},
-		{"no YAML", "a: b: c\n", "odin.yaml: mapping values"},
-		{"tab", "ping: 1s\n\tx: 1\n", "odin.yaml: line"},
+		{"no YAML", "a: b: c\n", "odin.yaml:1: mapping values"},
+		{"tab", "ping: 1s\n\tx: 1\n", "odin.yaml:2: found a tab"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			path := writeFile(t, "odin.yaml", c.text)

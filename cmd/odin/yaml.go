@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"strconv"
 	"strings"
 
@@ -24,7 +25,7 @@ func checkYAML(path string, b []byte, all []setting) (map[string]int, error) {
 		if errors.Is(err, io.EOF) {
 			return nil, nil
 		}
-		return nil, fmt.Errorf("%s: %s", path, strings.TrimPrefix(err.Error(), "yaml: "))
+		return nil, syntaxError(path, err)
 	}
 	var more yaml.Node
 	if err := dec.Decode(&more); !errors.Is(err, io.EOF) {
@@ -53,6 +54,17 @@ func checkYAML(path string, b []byte, all []setting) (map[string]int, error) {
 	}
 	return lines, nil
 }
+
+// syntaxError is a parser's error with the place in front, as in all others.
+func syntaxError(path string, err error) error {
+	text := strings.TrimPrefix(err.Error(), "yaml: ")
+	if m := lineInError.FindStringSubmatch(text); m != nil {
+		return fmt.Errorf("%s:%s: %s", path, m[1], text[len(m[0]):])
+	}
+	return fmt.Errorf("%s:1: %s", path, text) // the parser leaves the first line out
+}
+
+var lineInError = regexp.MustCompile(`^line (\d+): `)
 
 func checkPair(key, value *yaml.Node, keys []string, all []setting) error {
 	if key.Kind != yaml.ScalarNode {
@@ -100,10 +112,10 @@ func writeYAML(w io.Writer, c *serveConfig, long bool, note func(setting) string
 		}
 		if long {
 			b.WriteByte('\n')
-			for _, l := range wrap(s.usage, 76) {
+			for _, l := range wrap(s.usage+". "+kindOf(s.value), 76) {
 				fmt.Fprintf(&b, "# %s\n", l)
 			}
-			fmt.Fprintf(&b, "# flag --%s, environment %s\n", s.flag, s.env())
+			fmt.Fprintf(&b, "# flag --%s, environment %s\n# %s\n", s.flag, s.env(), s.reaches())
 		}
 		pair := s.key() + ": " + yamlValue(s.value)
 		if n := note(s); n != "" {
@@ -151,4 +163,34 @@ func wrap(text string, width int) []string {
 		line += word
 	}
 	return append(lines, line)
+}
+
+// kindOf says what may be written for a value, with its units.
+func kindOf(v pflagValue) string {
+	switch v := v.(type) {
+	case *size, *budget:
+		return "A size: bytes, or with a unit KiB, MiB, GiB (KB is 1024 B too)."
+	case *span:
+		return "A duration: 500ms, 20s, 1m30s, 1h."
+	case *count:
+		return "A whole number."
+	case *toggle:
+		return "true or false."
+	case *choice:
+		return "One of: " + strings.Join(v.of, ", ") + "."
+	case *list:
+		return "A list, [a, b], or one value."
+	}
+	return "A text."
+}
+
+// reaches says who is reached by a change that SIGHUP takes over.
+func (s setting) reaches() string {
+	switch s.live {
+	case liveAll:
+		return "changed by SIGHUP, for all connections"
+	case liveNew:
+		return "changed by SIGHUP, for new connections"
+	}
+	return "changed by a restart only"
 }

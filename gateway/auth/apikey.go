@@ -54,47 +54,70 @@ type APIKey struct {
 // APIKeys are the keys of those who publish and look after a node. Make them with
 // NewAPIKeys, and Close them. Any goroutine may use them.
 type APIKeys struct {
+	from    atomic.Pointer[keyFile]
+	fails   atomic.Int64 // changes of the file that could not be used
+	running sync.WaitGroup
+}
+
+// keyFile is a file of API keys, or lines as one has them, as it was read last.
+type keyFile struct {
 	list    atomic.Pointer[[]*APIKey] // nil before the first are read
 	log     *slog.Logger
-	fails   atomic.Int64 // changes of the file that could not be used
-	cancel  context.CancelFunc
-	running sync.WaitGroup
+	watched *watched // nil: there is no file
+	unwatch context.CancelFunc
 }
 
 // NewAPIKeys reads the keys of a file, which is read again when it changes, or
 // without one of lines as a file has them. There must be at least one; a file from
 // which the last one is taken later leaves none, and nobody passes.
 func NewAPIKeys(file string, lines []byte, log *slog.Logger) (*APIKeys, error) {
+	k := new(APIKeys)
+	take, err := k.Prepare(file, lines, log)
+	if err != nil {
+		return nil, err
+	}
+	take()
+	return k, nil
+}
+
+// Prepare reads another file, or the same again, or lines, as NewAPIKeys does, and
+// returns what puts them in force, to be called once or not at all. One goroutine may
+// call it, and what it returns.
+func (k *APIKeys) Prepare(file string, lines []byte, log *slog.Logger) (take func(), err error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	k := &APIKeys{log: log, cancel: cancel}
+	f := &keyFile{log: log, unwatch: func() {}}
 	if file == "" {
-		if err := k.take(lines); err != nil {
-			cancel()
-			return nil, err
-		}
-		return k, nil
+		err = f.take(lines)
+	} else {
+		f.watched = &watched{path: file, most: maxKeyFile, take: f.take, log: log, fails: &k.fails}
+		err = f.watched.first()
 	}
-	w := &watched{path: file, most: maxKeyFile, take: k.take, log: log, fails: &k.fails}
-	if err := w.first(); err != nil {
-		cancel()
+	if err != nil {
 		return nil, err
 	}
-	k.running.Go(func() { watch(ctx, []*watched{w}) })
-	return k, nil
+	return func() {
+		if f.watched != nil {
+			var ctx context.Context
+			ctx, f.unwatch = context.WithCancel(context.Background())
+			k.running.Go(func() { watch(ctx, []*watched{f.watched}) })
+		}
+		if old := k.from.Swap(f); old != nil {
+			old.unwatch()
+		}
+	}, nil
 }
 
 // Close ends what runs in the background.
 func (k *APIKeys) Close() {
-	k.cancel()
+	k.from.Load().unwatch()
 	k.running.Wait()
 }
 
 // take reads lines: NAME ROLE PATTERNS sha256:HEX, with patterns joined by commas,
 // or - for none. Lines that begin with # are for people.
-func (k *APIKeys) take(text []byte) error {
+func (k *keyFile) take(text []byte) error {
 	var list []*APIKey
 	n := 0
 	for line := range bytes.Lines(text) {
@@ -161,7 +184,7 @@ func (k *APIKeys) Find(secret string) *APIKey {
 	}
 	hash := sha256.Sum256([]byte(secret))
 	var found *APIKey
-	for _, key := range *k.list.Load() {
+	for _, key := range *k.from.Load().list.Load() {
 		if subtle.ConstantTimeCompare(hash[:], key.hash[:]) == 1 {
 			found = key
 		}
@@ -170,7 +193,7 @@ func (k *APIKeys) Find(secret string) *APIKey {
 }
 
 // Len is how many keys there are. None lets nobody pass, not everybody.
-func (k *APIKeys) Len() int { return len(*k.list.Load()) }
+func (k *APIKeys) Len() int { return len(*k.from.Load().list.Load()) }
 
 // ReloadFails is how often the file was changed to what can't be used.
 func (k *APIKeys) ReloadFails() int64 { return k.fails.Load() }

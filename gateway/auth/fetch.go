@@ -39,20 +39,20 @@ type fetched struct {
 	client *http.Client
 	every  time.Duration
 	log    *slog.Logger
+	counts *counts
+	stop   context.CancelFunc // nil before it runs; of who calls Prepare
 
 	// Any goroutine.
-	asked    *rate.Limiter // requests that unknown keys may cause
-	ask      chan struct{}
-	under    atomic.Bool   // a request is under way, or will be at once
-	failed   atomic.Bool   // the last one did
-	ended    atomic.Uint64 // requests that have, good or not
-	failures atomic.Int64  // in all
-	good     atomic.Int64  // Unix ms of the last good one
+	asked  *rate.Limiter // requests that unknown keys may cause
+	ask    chan struct{}
+	under  atomic.Bool  // a request is under way, or will be at once
+	failed atomic.Bool  // the last one did
+	good   atomic.Int64 // Unix ms of the last good one
 }
 
-func newFetched(at *url.URL, cfg *Config) *fetched {
+func newFetched(at *url.URL, cfg *Config, counts *counts) *fetched {
 	f := &fetched{
-		at: at, every: cfg.FetchEvery, log: cfg.Log,
+		at: at, every: cfg.FetchEvery, log: cfg.Log, counts: counts,
 		asked: rate.NewLimiter(rate.Every(cfg.FetchSpacing), 1),
 		ask:   make(chan struct{}, 1),
 		client: &http.Client{
@@ -91,14 +91,14 @@ func (f *fetched) run(ctx context.Context) {
 			retry = retryFirst
 			f.good.Store(time.Now().UnixMilli())
 		} else if ctx.Err() == nil {
-			f.failures.Add(1)
+			f.counts.fetchFails.Add(1)
 			f.log.Error("A set of token keys could not be fetched; the last one stays in force", "url", Shown(f.at), "err", err, "retry_in", retry)
 			wait = min(retry, f.every)
 			retry = min(2*retry, retryMost)
 		}
 		f.failed.Store(err != nil)
 		f.under.Store(false)
-		f.ended.Add(1)
+		f.counts.fetches.Add(1)
 		if !f.sleep(ctx, wait) {
 			return
 		}

@@ -152,7 +152,7 @@ func TestRotationTwiceAtOnce(t *testing.T) {
 			t.Errorf("%s: %v", kid, why)
 		}
 	}
-	if len(tokens.fetched[0].ask) > 0 {
+	if len(tokens.rules.Load().fetched[0].ask) > 0 {
 		t.Error("a locator has the set fetched")
 	}
 	next := mint(t, "ES256", ecKey(), good(), "kid", "second")
@@ -258,7 +258,7 @@ func TestSetsThatAreRefused(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		f := newFetched(at, &Config{FetchSpacing: time.Hour, Log: new(logged).logger()})
+		f := newFetched(at, &Config{FetchSpacing: time.Hour, Log: new(logged).logger()}, new(counts))
 		f.client.Transport.(*http.Transport).TLSClientConfig = down.Client().Transport.(*http.Transport).TLSClientConfig
 		if err := f.fetch(t.Context()); err == nil || !strings.Contains(err.Error(), c.says) {
 			t.Errorf("%s: %v", name, err)

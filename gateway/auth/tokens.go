@@ -50,6 +50,27 @@ type Config struct {
 // may use them, and none waits for the network or a disk.
 type Tokens struct {
 	// Static.
+	now     func() time.Time
+	cancel  context.CancelFunc
+	ctx     context.Context // of what runs in the background
+	running sync.WaitGroup
+
+	// Any goroutine.
+	rules  atomic.Pointer[rules]
+	grants grants
+	counts
+}
+
+// counts outlive the rules that are exchanged.
+type counts struct {
+	fails      atomic.Int64  // changes of files that could not be used
+	fetches    atomic.Uint64 // of sets at URLs: those that have ended, and changes of the rules
+	fetchFails atomic.Int64  // of those, the ones that failed
+}
+
+// rules are what tokens are held against: one Config, read. Static, but for what its
+// parts say of themselves.
+type rules struct {
 	keys      []Key
 	sets      []*keySet // of files and of URLs
 	fetched   []*fetched
@@ -57,14 +78,9 @@ type Tokens struct {
 	fallback  *Patterns // Config.DefaultRead
 	anonymous *Patterns // nil: nothing without a token
 	parser    *jwt.Parser
-	now       func() time.Time
-	cancel    context.CancelFunc
-	running   sync.WaitGroup
-
-	// Any goroutine.
-	grants  grants
-	revoked revocations
-	fails   atomic.Int64 // changes of files that could not be used
+	revoked   revocations
+	files     []*watched
+	unwatch   context.CancelFunc // ends the looks at files
 }
 
 // Session is what one good token allows, and until when.
@@ -78,11 +94,32 @@ type Session struct {
 // NewTokens reads the files, which must be good, and begins to fetch the sets at
 // URLs, which need not be there yet.
 func NewTokens(cfg Config) (*Tokens, error) {
-	if cfg.Log == nil {
-		cfg.Log = slog.New(slog.DiscardHandler)
-	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
+	}
+	t := &Tokens{now: cfg.Now}
+	take, err := t.Prepare(cfg)
+	if err != nil {
+		return nil, err
+	}
+	t.ctx, t.cancel = context.WithCancel(context.Background())
+	take()
+	return t, nil
+}
+
+// Check reads the files of a Config and says what NewTokens would refuse.
+func Check(cfg Config) error {
+	_, err := (&Tokens{now: time.Now}).Prepare(cfg)
+	return err
+}
+
+// Prepare reads another Config as NewTokens does, its clock excepted, and returns what
+// puts it in force, to be called once or not at all. Sets at URLs that it has in common
+// with the one before are kept as they were fetched last. Sessions there are stay good
+// until they end or are revoked. One goroutine may call it, and what it returns.
+func (t *Tokens) Prepare(cfg Config) (take func(), err error) {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	if cfg.FetchEvery == 0 {
 		cfg.FetchEvery = fetchEvery
@@ -93,64 +130,96 @@ func NewTokens(cfg Config) (*Tokens, error) {
 	if len(cfg.Keys)+len(cfg.KeySets) == 0 {
 		return nil, errors.New("auth: no key to verify tokens with")
 	}
-	t := &Tokens{keys: cfg.Keys, issuers: cfg.Issuers, now: cfg.Now}
+	r := &rules{keys: cfg.Keys, issuers: cfg.Issuers}
 	options := []jwt.ParserOption{
-		jwt.WithValidMethods(algorithms), jwt.WithExpirationRequired(), jwt.WithLeeway(leeway), jwt.WithTimeFunc(cfg.Now),
+		jwt.WithValidMethods(algorithms), jwt.WithExpirationRequired(), jwt.WithLeeway(leeway), jwt.WithTimeFunc(t.now),
 		jwt.WithStrictDecoding(),
 	}
 	if len(cfg.Audiences) > 0 {
 		options = append(options, jwt.WithAudience(cfg.Audiences...))
 	}
-	t.parser = jwt.NewParser(options...)
-	var err error
-	if t.fallback, err = ParsePatterns(cfg.DefaultRead); err != nil {
+	r.parser = jwt.NewParser(options...)
+	if r.fallback, err = ParsePatterns(cfg.DefaultRead); err != nil {
 		return nil, err
 	}
 	if len(cfg.AnonymousRead) > 0 {
-		if t.anonymous, err = ParsePatterns(cfg.AnonymousRead); err != nil {
+		if r.anonymous, err = ParsePatterns(cfg.AnonymousRead); err != nil {
 			return nil, err
 		}
 	}
-	files, err := t.open(&cfg)
-	if err != nil {
+	if err := t.open(r, &cfg); err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	t.cancel = cancel
-	for _, f := range t.fetched {
-		t.running.Go(func() { f.run(ctx) })
-	}
-	if len(files) > 0 {
-		t.running.Go(func() { watch(ctx, files) })
-	}
-	return t, nil
+	return func() { t.take(r) }, nil
 }
 
-// open reads what the configuration names, and returns the files to look at.
-func (t *Tokens) open(cfg *Config) (files []*watched, err error) {
+// open reads what the configuration names.
+func (t *Tokens) open(r *rules, cfg *Config) error {
 	for _, name := range cfg.KeySets {
 		at, err := ParseKeySet(name)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		if at != nil {
-			f := newFetched(at, cfg)
-			t.fetched, t.sets = append(t.fetched, f), append(t.sets, &f.keySet)
+			f := t.fetchedFrom(at)
+			if f == nil {
+				f = newFetched(at, cfg, &t.counts)
+			}
+			r.fetched, r.sets = append(r.fetched, f), append(r.sets, &f.keySet)
 			continue
 		}
 		set := &keySet{secrets: true}
-		t.sets = append(t.sets, set)
-		files = append(files, &watched{path: name, most: maxKeySet, take: set.take, log: cfg.Log, fails: &t.fails})
+		r.sets = append(r.sets, set)
+		r.files = append(r.files, &watched{path: name, most: maxKeySet, take: set.take, log: cfg.Log, fails: &t.fails})
 	}
 	if cfg.Revoked != "" {
-		files = append(files, &watched{path: cfg.Revoked, most: maxRevoked, take: t.revoked.take, log: cfg.Log, fails: &t.fails})
+		r.files = append(r.files, &watched{path: cfg.Revoked, most: maxRevoked, take: r.revoked.take, log: cfg.Log, fails: &t.fails})
 	}
-	for _, f := range files {
+	for _, f := range r.files {
 		if err := f.first(); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	return files, nil
+	return nil
+}
+
+// fetchedFrom is the set at a URL that is in force, nil for none.
+func (t *Tokens) fetchedFrom(at *url.URL) *fetched {
+	if r := t.rules.Load(); r != nil {
+		for _, f := range r.fetched {
+			if f.at.String() == at.String() {
+				return f
+			}
+		}
+	}
+	return nil
+}
+
+// take puts rules in force and ends what only those before needed.
+func (t *Tokens) take(r *rules) {
+	ctx, unwatch := context.WithCancel(t.ctx)
+	r.unwatch = unwatch
+	if len(r.files) > 0 {
+		t.running.Go(func() { watch(ctx, r.files) })
+	}
+	for _, f := range r.fetched {
+		if f.stop == nil {
+			var ctx context.Context
+			ctx, f.stop = context.WithCancel(t.ctx)
+			t.running.Go(func() { f.run(ctx) })
+		}
+	}
+	old := t.rules.Swap(r)
+	if old == nil {
+		return
+	}
+	old.unwatch()
+	for _, f := range old.fetched {
+		if !slices.Contains(r.fetched, f) {
+			f.stop()
+		}
+	}
+	t.fetches.Add(1) // what waits for a key may have it now
 }
 
 // ParseKeySet reads the name of a set of keys: its URL, or nil for a file.
@@ -204,10 +273,10 @@ func (t *Tokens) Close() {
 }
 
 // Anonymous says what may be read without a token; nil: nobody comes in without.
-func (t *Tokens) Anonymous() *Patterns { return t.anonymous }
+func (t *Tokens) Anonymous() *Patterns { return t.rules.Load().anonymous }
 
 // Revoked reports whether a session's token, or its subject, has been revoked.
-func (t *Tokens) Revoked(s *Session) bool { return t.revoked.has(s) }
+func (t *Tokens) Revoked(s *Session) bool { return t.rules.Load().revoked.has(s) }
 
 // channels reads the claim of that name: an array of patterns, or one text with
 // spaces between them. ok is false for anything else.
@@ -237,29 +306,26 @@ func (t *Tokens) Verify(token string) (Session, Reason) { return t.verify(token,
 // about first. It has nothing fetched: a key that is still in no set is not known.
 func (t *Tokens) VerifyAgain(token string) (Session, Reason) { return t.verify(token, true) }
 
-// Fetches is how many times a set was fetched, or could not be. While it stays the
-// same, so does what becomes of a token whose key is being fetched.
-func (t *Tokens) Fetches() (n uint64) {
-	for _, f := range t.fetched {
-		n += f.ended.Load()
-	}
-	return n
-}
+// Fetches grows whenever a set was fetched, or could not be, and when the Config
+// changes. While it stays the same, so does what becomes of a token whose key is being
+// fetched.
+func (t *Tokens) Fetches() uint64 { return t.fetches.Load() }
 
 func (t *Tokens) verify(token string, again bool) (Session, Reason) {
 	if len(token) > MaxToken {
 		return Session{}, Malformed
 	}
 	c := jwt.MapClaims{} // no struct: its fields would match other spellings, such as EXP
-	look := lookup{tokens: t, again: again}
-	if _, err := t.parser.ParseWithClaims(token, c, look.keys); err != nil {
+	r := t.rules.Load()
+	look := lookup{rules: r, again: again}
+	if _, err := r.parser.ParseWithClaims(token, c, look.keys); err != nil {
 		return Session{}, look.reason(err)
 	}
 	exp, err := c.GetExpirationTime()
 	if err != nil || exp == nil || !t.now().Before(exp.Time) {
 		return Session{}, Expired // the parser lets it pass within the leeway
 	}
-	if issuer, err := c.GetIssuer(); len(t.issuers) > 0 && (err != nil || !slices.Contains(t.issuers, issuer)) {
+	if issuer, err := c.GetIssuer(); len(r.issuers) > 0 && (err != nil || !slices.Contains(r.issuers, issuer)) {
 		return Session{}, Issuer
 	}
 	subject, err := c.GetSubject()
@@ -267,7 +333,7 @@ func (t *Tokens) verify(token string, again bool) (Session, Reason) {
 	if _, has := c["jti"]; err != nil || has && !named {
 		return Session{}, Claims
 	}
-	reads := t.fallback
+	reads := r.fallback
 	if claim, has := c["channels"]; has {
 		list, ok := channels(claim)
 		if reads, err = ParsePatterns(list); !ok || err != nil || len(list) > MaxPatterns {
@@ -278,7 +344,7 @@ func (t *Tokens) verify(token string, again bool) (Session, Reason) {
 	if exp.Unix() < math.MaxInt64/1000-1 {
 		s.Until = exp.UnixMilli()
 	}
-	if t.revoked.has(&s) {
+	if r.revoked.has(&s) {
 		return Session{}, Revoked
 	}
 	return s, OK
@@ -286,7 +352,7 @@ func (t *Tokens) verify(token string, again bool) (Session, Reason) {
 
 // lookup is the search for one token's key.
 type lookup struct {
-	tokens  *Tokens
+	rules   *rules
 	again   bool // it was looked for before, and a set was fetched for it
 	begun   bool // the header is one whose key was looked for
 	unknown bool // kid is in no set
@@ -305,17 +371,17 @@ func (l *lookup) keys(token *jwt.Token) (any, error) {
 		return nil, UnknownKey
 	}
 	l.begun = true
-	t := l.tokens
+	r := l.rules
 	var all, nameless []Key
-	for _, set := range t.sets {
+	for _, set := range r.sets {
 		keys, read := set.named(id)
 		all, l.unread = append(all, keys...), l.unread || !read
 		nameless = append(nameless, set.nameless()...)
 	}
-	l.unknown = len(t.sets) > 0 && len(all) == 0
+	l.unknown = len(r.sets) > 0 && len(all) == 0
 	l.odd = id == "" || locator(id)
 	if id == "" || len(all) == 0 && !l.odd {
-		all = append(append(all, nameless...), t.keys...)
+		all = append(append(all, nameless...), r.keys...)
 	}
 	found := slices.DeleteFunc(slices.Clone(all), func(k Key) bool { return k.alg != token.Method.Alg() })
 	switch {
@@ -330,15 +396,15 @@ func (l *lookup) keys(token *jwt.Token) (any, error) {
 // missing is why a token is refused that no key at hand has signed: final, unless its
 // key may be in a set that is on its way, or can't be had just now.
 func (l *lookup) missing(final Reason) Reason {
-	t := l.tokens
+	r := l.rules
 	switch {
-	case !l.unknown || len(t.fetched) == 0:
+	case !l.unknown || len(r.fetched) == 0:
 		return final
 	case l.unread:
 		return Unavailable
 	}
 	under, failed := false, false
-	for _, f := range t.fetched {
+	for _, f := range r.fetched {
 		if l.again {
 			under = f.under.Load() || under
 		} else {
@@ -413,12 +479,15 @@ type TokenStats struct {
 
 // Stats reads it.
 func (t *Tokens) Stats() TokenStats {
-	s := TokenStats{Keys: len(t.keys), Grants: t.grants.bySubject.size(), Revoked: t.revoked.size(), FileFails: t.fails.Load()}
-	for _, set := range t.sets {
+	r := t.rules.Load()
+	s := TokenStats{
+		Keys: len(r.keys), Grants: t.grants.bySubject.size(), Revoked: r.revoked.size(),
+		FileFails: t.fails.Load(), FetchFails: t.fetchFails.Load(),
+	}
+	for _, set := range r.sets {
 		s.Keys += set.size()
 	}
-	for _, f := range t.fetched {
-		s.FetchFails += f.failures.Load()
+	for _, f := range r.fetched {
 		good := f.good.Load()
 		switch {
 		case good == 0 || s.OldestMs < 0:

@@ -52,15 +52,15 @@ func (c *chunk) unpin() {
 
 // Budget counts the bytes of all logs of a hub. Any goroutine may read it.
 type Budget struct {
-	limit int64
+	limit atomic.Int64 // written by the writer
 	used  atomic.Int64
 }
 
 // Used is the bytes charged now: chunks, their indexes, and pinned chunks.
 func (b *Budget) Used() int64 { return b.used.Load() }
 
-// Limit is the bound in bytes.
-func (b *Budget) Limit() int64 { return b.limit }
+// Limit is the bound in force, bytes.
+func (b *Budget) Limit() int64 { return b.limit.Load() }
 
 // Pin holds the rest of a half-written frame. The zero value holds nothing.
 type Pin struct {

@@ -327,7 +327,7 @@ func (h *Hub) deflate(ch *Channel, late bool) (more bool) {
 		}
 	}
 	ch.publishDeflated(s.First, d.frames, d.offs)
-	if h.budget.used.Load() > h.budget.limit {
+	if h.budget.used.Load() > h.budget.Limit() {
 		h.write.Lock()
 		h.now = h.cfg.Now()
 		h.trim(ch)

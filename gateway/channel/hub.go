@@ -188,13 +188,27 @@ func New(cfg Config) *Hub {
 		cfg.Silence = func(string) int64 { return 0 }
 	}
 	h := &Hub{cfg: cfg, channels: make(map[string]*Channel), inboxes: make([]inbox, cfg.Shards)}
-	h.budget.limit = cfg.Budget
+	h.budget.limit.Store(cfg.Budget)
 	h.stale.Store(true)
 	return h
 }
 
 // Budget is the logs' share of memory.
 func (h *Hub) Budget() *Budget { return &h.budget }
+
+// Reconfigure changes Config.Keep, Config.Budget and Config.Silence. What a log has too
+// much it loses when it is looked at next, within a second. A channel that may now be
+// silent for longer stays stale, where its followers were told so, until its next
+// message. It looks at every channel once. Any goroutine may call it.
+func (h *Hub) Reconfigure(keep int, budget int64, silence func(name string) int64) {
+	h.write.Lock()
+	defer h.write.Unlock()
+	h.cfg.Keep, h.cfg.Silence = keep, silence
+	h.budget.limit.Store(budget)
+	for _, ch := range h.all() {
+		ch.still = silence(ch.Name)
+	}
+}
 
 // Head is the stream sequence up to which this node has seen everything.
 func (h *Hub) Head() uint64 { return h.head.Load() }

@@ -455,7 +455,7 @@ func TestEvictionOrder(t *testing.T) {
 	for _, ch := range []string{"a", "b", "c", "a", "b"} { // a chunk each
 		put(ch)
 	}
-	h.budget.limit = h.budget.Used()
+	h.budget.limit.Store(h.budget.Used())
 	left := func() (s string) {
 		for _, name := range []string{"a", "b", "c"} {
 			first, _ := h.Lookup(name).Begin()
@@ -475,7 +475,7 @@ func TestEvictionOrder(t *testing.T) {
 			t.Fatalf("after %d: %s left, want %s", seq, got, step.left)
 		}
 	}
-	h.budget.limit = 1
+	h.budget.limit.Store(1)
 	put("b")
 	if got := left(); got != "0 1 0 " {
 		t.Fatalf("with hardly a budget: %s left", got)
@@ -683,5 +683,60 @@ func BenchmarkMessage(b *testing.B) {
 				h.Message(&m)
 			}
 		})
+	}
+}
+
+// What a log keeps, the budget and how long a channel may be silent change under what
+// is there.
+func TestReconfigure(t *testing.T) {
+	silences := func(d int64) func(string) int64 {
+		return func(name string) int64 {
+			if name == "a" {
+				return d
+			}
+			return 0
+		}
+	}
+	h := newTestHub(t, func(c *Config) { c.Keep, c.MaxPayload = 1000, 1<<20 })
+	h.Open("e1", 0)
+	a := h.follow("a")
+	big := []byte(`"` + strings.Repeat("x", 5000) + `"`)
+	put := func(seq uint64) {
+		a.seal()
+		h.Message(&broker.Message{Channel: "a", Seq: seq, Prev: seq - 1, Time: h.clock, Data: big})
+	}
+	for seq := range uint64(20) {
+		put(seq + 1)
+	}
+	kept := func() uint64 {
+		first, _ := a.Begin()
+		next, _ := a.Head()
+		return next - first
+	}
+	if kept() < 20 {
+		t.Fatalf("%d kept", kept())
+	}
+	h.Reconfigure(3, 1<<20, silences(500))
+	h.clock += 600
+	h.Tick()
+	if !a.quiet || h.Counters.Silences.Load() != 1 {
+		t.Error("a bound for its silence, set later, was not seen")
+	}
+	h.clock += 2000 // beyond the grace
+	h.Tick()
+	if n := kept(); n > 6 {
+		t.Errorf("%d kept of 3", n)
+	}
+	h.Reconfigure(1000, 1<<20, silences(0))
+	put(21)
+	h.clock += 10_000
+	h.Tick()
+	if a.quiet || h.Counters.Silences.Load() != 1 {
+		t.Error("it is stale though it may be silent")
+	}
+	h.Reconfigure(1000, 1, silences(0))
+	h.Tick()
+	if h.Budget().Limit() != 1 || kept() > 2 { // the last chunk stays
+		t.Errorf("%d kept in a budget of %d", kept(), h.Budget().Limit())
 	}
 }

@@ -9,7 +9,11 @@ import (
 )
 
 // newLog is a log with a budget of its own.
-func newLog() *Log { return &Log{budget: &Budget{limit: 1 << 40}} }
+func newLog() *Log {
+	l := &Log{budget: new(Budget)}
+	l.budget.limit.Store(1 << 40)
+	return l
+}
 
 // add appends an entry of n bytes, all of them the low byte of seq.
 func (l *Log) add(n int, seq uint64, now int64) {

@@ -9,7 +9,7 @@ const forgetAfter = 10_000
 // trim drops what the log of ch has too much, and, past the budget, the oldest
 // chunks of any log. Writer only.
 func (h *Hub) trim(ch *Channel) {
-	over := h.budget.used.Load() > h.budget.limit
+	over := h.budget.used.Load() > h.budget.Limit()
 	deadline := h.now - h.cfg.Grace.Milliseconds()
 	if over {
 		deadline = h.now + 1
@@ -17,7 +17,7 @@ func (h *Hub) trim(ch *Channel) {
 	before := len(ch.chunks)
 	ch.trim(h.cfg.Keep, deadline)
 	h.Counters.Trimmed.Add(uint64(before - len(ch.chunks)))
-	for over && h.budget.used.Load() > h.budget.limit && h.evictOldest(ch) {
+	for over && h.budget.used.Load() > h.budget.Limit() && h.evictOldest(ch) {
 	}
 	h.compact()
 }

@@ -8,14 +8,18 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 	"sync/atomic"
 	"time"
 )
 
 // Certificates is a certificate and its key, in two PEM files that may change.
 type Certificates struct {
+	now atomic.Pointer[tls.Certificate] // any goroutine
+
+	// Guarded by mu.
+	mu                sync.Mutex
 	certFile, keyFile string
-	now               atomic.Pointer[tls.Certificate]
 	seen              [sha256.Size]byte // of what was last read, good or not
 }
 
@@ -31,8 +35,10 @@ func LoadCertificates(certFile, keyFile string) (*Certificates, error) {
 
 // Reload reads the files again, and takes the pair if it is another and good: new
 // is then the certificate, else nil. An error is told once for the same contents;
-// the pair there was stays. One goroutine calls it.
+// the pair there was stays. Any goroutine may call it.
 func (c *Certificates) Reload() (fresh *x509.Certificate, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	cert, err := os.ReadFile(c.certFile)
 	if err != nil {
 		return nil, c.once([]byte(err.Error()), fmt.Errorf("certificate: %w", err))
@@ -58,6 +64,21 @@ func (c *Certificates) Reload() (fresh *x509.Certificate, err error) {
 	c.seen = sha256.Sum256(both)
 	c.now.Store(&pair)
 	return pair.Leaf, nil
+}
+
+// Prepare reads a pair from other files, or from the same, and returns what puts it in
+// force, with its files to be looked at from then on. Its errors are LoadCertificates'.
+func (c *Certificates) Prepare(certFile, keyFile string) (take func(), err error) {
+	next, err := LoadCertificates(certFile, keyFile)
+	if err != nil {
+		return nil, err
+	}
+	return func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.certFile, c.keyFile, c.seen = certFile, keyFile, next.seen
+		c.now.Store(next.now.Load())
+	}, nil
 }
 
 // once returns err unless it was the last word on the same contents.

@@ -82,10 +82,11 @@ type outgoing struct {
 
 func newConn(f *Feed, nc net.Conn, key string) *conn {
 	now := time.Now()
+	burst, perSec := f.cfg.Rate()
 	c := &conn{
 		f: f, id: "p-" + strconv.FormatUint(f.ids.Add(1), 36), nc: nc, key: key,
 		wrote: make(chan struct{}), queue: make(chan outgoing, queueLen),
-		commands: rate.NewLimiter(rate.Limit(f.cfg.PerSec), f.cfg.Burst),
+		commands: rate.NewLimiter(rate.Limit(perSec), burst),
 		control:  rate.NewLimiter(maxControl, maxControl),
 		heard:    now,
 	}

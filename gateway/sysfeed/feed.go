@@ -36,8 +36,8 @@ type Config struct {
 	Node string
 	// Ping, Heartbeat and FrameTimeout are as on the public port; 0: not.
 	Ping, Heartbeat, FrameTimeout time.Duration
-	// Burst and PerSec are the token bucket for one client's commands.
-	Burst, PerSec int
+	// Rate is the token bucket for a new client's commands.
+	Rate func() (burst, perSec int)
 	// Pool lends the buffers of unfinished messages.
 	Pool wire.Alloc
 	// Retry is when a client told to go should come back, ms.

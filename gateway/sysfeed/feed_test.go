@@ -51,7 +51,7 @@ func newServer(t *testing.T, change func(*Config)) *server {
 	s := &server{t: t, pool: bufpool.New(1 << 20)}
 	cfg := Config{
 		Channel: ch, Every: 5 * time.Millisecond, Sample: func() []byte { return []byte(`{"x":1}`) },
-		Node: "n1", Burst: 100, PerSec: 1000, Pool: s.pool, Retry: func() int { return 700 },
+		Node: "n1", Rate: func() (int, int) { return 100, 1000 }, Pool: s.pool, Retry: func() int { return 700 },
 	}
 	if change != nil {
 		change(&cfg)
@@ -324,7 +324,7 @@ func TestEndings(t *testing.T) {
 	}{
 		"binary":         {nil, func(c *client) { c.Write(c.t.Context(), websocket.MessageBinary, []byte("x")) }, 1003},
 		"too long":       {nil, func(c *client) { c.say("%s", bytes.Repeat([]byte(" "), maxMessage+1)) }, 1009},
-		"too many":       {func(c *Config) { c.Burst, c.PerSec = 2, 1 }, func(c *client) { flood(c, maxWarnings+4) }, 4102},
+		"too many":       {func(c *Config) { c.Rate = func() (int, int) { return 2, 1 } }, func(c *client) { flood(c, maxWarnings+4) }, 4102},
 		"no key":         {allowed, func(c *client) { c.say(`{"op":"sub","id":1,"ch":[%q]}`, ch) }, 4001},
 		"a bad key":      {allowed, func(c *client) { c.say(`{"op":"auth","id":1,"token":"bad"}`) }, 4001},
 		"a list, no key": {allowed, func(c *client) { c.say(`{"op":"list","id":1}`) }, 4001},

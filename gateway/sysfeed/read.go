@@ -15,7 +15,7 @@ func (c *conn) serve(first []byte) {
 	go c.write()
 	c.send(wire.AppendHello(nil, &wire.Hello{
 		Conn: c.id, Node: cfg.Node, PingMs: int(cfg.Ping.Milliseconds()),
-		Replay: 1, MaxCh: 1, Burst: cfg.Burst, PerSec: cfg.PerSec,
+		Replay: 1, MaxCh: 1, Burst: c.commands.Burst(), PerSec: int(c.commands.Limit()),
 	}))
 	if c.read(first) {
 		c.end()
@@ -153,7 +153,7 @@ func (c *conn) take(payload []byte) {
 		c.send(wire.AppendErr(nil, id, "rate_limited", "", max(1, int(wait.Milliseconds()))))
 		return
 	}
-	if c.commands.Tokens() >= float64(c.f.cfg.Burst)-1 {
+	if c.commands.Tokens() >= float64(c.commands.Burst())-1 {
 		c.warnings = 0 // the bucket was full
 	}
 	if cerr != nil {

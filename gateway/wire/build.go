@@ -243,12 +243,12 @@ func AppendRefusedMatch(dst []byte, ch string) []byte {
 
 // AppendForbidden appends {"t":"err","code":"forbidden","ch":…}: a subscription of
 // the connection, to a channel or a wildcard, has ended because its new token does
-// not allow it.
+// not allow it, or what everybody may read has become less.
 func AppendForbidden(dst []byte, ch string) []byte {
 	at := len(dst)
 	dst = begin(dst, `{"t":"err","code":"forbidden","ch":"`)
 	dst = append(dst, ch...)
-	return finish(append(dst, `","message":"the token no longer allows this subscription: it has ended"}`...), at)
+	return finish(append(dst, `","message":"this may no longer be read: the subscription has ended"}`...), at)
 }
 
 // AppendPong appends {"t":"pong","id":…}, the answer to the op ping.
