@@ -19,6 +19,7 @@ BENCHTIME ?= 1s
 GOLANGCI_VERSION    := v2.15.0
 GOVULNCHECK_VERSION := v1.9.0
 CYCLONEDX_VERSION   := v1.10.0
+GORELEASER_VERSION  := v2.14.3
 
 # Modules of their own, so that what they need is in nobody's binary.
 BENCH_MODULES := bench/peers bench/plot
@@ -74,6 +75,7 @@ fmt: ## Fail if a Go file is not gofmt-ed
 vet: ## Run go vet, with and without the debug build tag
 	go vet ./...
 	go vet -tags bufpooldebug ./bufpool
+	GOARCH=arm64 go vet ./netpoll/... ./capacity ./internal/tlsrec ./gateway/secure ./bufpool
 	cd clients/go && go vet ./...
 	cd e2e/faults && go vet ./...
 	@for m in $(BENCH_MODULES) $(TOOL_MODULES); do (cd $$m && go vet ./...); done
@@ -125,13 +127,43 @@ repro: build ## Fail unless a build elsewhere, with an empty cache and without g
 	echo "repro: both are $$(sha256sum <$(BIN) | cut -c1-64), $$(go env GOVERSION)"
 
 .PHONY: sbom
-sbom: build ## Write bin/odin.cdx.json, a CycloneDX list of what the binary is made of
-	@[ "$$(go version -m $(TOOLS)/cyclonedx-gomod 2>/dev/null | awk '$$1 == "mod" {print $$3}')" = $(CYCLONEDX_VERSION) ] || \
-	  GOBIN=$(TOOLS) go install github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@$(CYCLONEDX_VERSION)
+sbom: build sbom-tool ## Write bin/odin.cdx.json, a CycloneDX list of what the binary is made of
 	@$(TOOLS)/cyclonedx-gomod bin -json -std -noserial -notimestamp -version $(VERSION) -output bin/odin.cdx.json $(BIN)
 	@has=$$(go version -m $(BIN) | awk '$$1 == "dep" {print $$2 "@" $$3}'); \
 	for m in $$has; do grep -qF "\"bom-ref\": \"pkg:golang/$$m" bin/odin.cdx.json || { echo "sbom: $$m is missing"; exit 1; }; done; \
 	echo "sbom: bin/odin.cdx.json, $$(wc -w <<<"$$has") modules and Go's standard library"
+
+.PHONY: sbom-tool
+sbom-tool:
+	@[ "$$(go version -m $(TOOLS)/cyclonedx-gomod 2>/dev/null | awk '$$1 == "mod" {print $$3}')" = $(CYCLONEDX_VERSION) ] || \
+	  GOBIN=$(TOOLS) go install github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@$(CYCLONEDX_VERSION)
+
+# A release (.goreleaser.yaml). goreleaser is large, and built for this alone.
+GORELEASER := $(TOOLS)/goreleaser
+
+.PHONY: goreleaser
+goreleaser:
+	@[ "$$(go version -m $(GORELEASER) 2>/dev/null | awk '$$1 == "mod" {print $$3}')" = $(GORELEASER_VERSION) ] || \
+	  GOBIN=$(TOOLS) go install github.com/goreleaser/goreleaser/v2@$(GORELEASER_VERSION)
+
+# What goes into the archives and packages beside the binary.
+.PHONY: release-files
+release-files: build
+	@mkdir -p bin/release/completions
+	@$(BIN) completion bash >bin/release/completions/odin.bash
+	@$(BIN) completion zsh >bin/release/completions/_odin
+	@$(BIN) completion fish >bin/release/completions/odin.fish
+	@$(BIN) config print --defaults >bin/release/odin.yaml
+	@go run -C tools/licences . -texts $(CURDIR)/bin/release/LICENCES.txt ../..:./cmd/odin
+
+.PHONY: release
+release: goreleaser sbom-tool ## Release the tag that is checked out (GITHUB_TOKEN; see .github/workflows/release.yml)
+	$(GORELEASER) release --clean
+
+.PHONY: release-snapshot
+release-snapshot: goreleaser sbom-tool ## Make the files of a release in dist/, without image, and publish nothing (10 min the first time)
+	$(GORELEASER) check
+	$(GORELEASER) release --snapshot --clean --skip=publish,docker
 
 .PHONY: tools
 tools: ## Build the pinned linter and govulncheck into .tools
@@ -286,4 +318,4 @@ bench-go: ## Go benchmarks of every package; compare two runs with benchstat
 
 .PHONY: clean
 clean: ## Remove what was built and the installed test clients and tools
-	rm -rf bin .tools e2e/js/node_modules clients/js/node_modules clients/js/dist web/node_modules
+	rm -rf bin dist .tools e2e/js/node_modules clients/js/node_modules clients/js/dist web/node_modules

@@ -11,6 +11,10 @@ import (
 // pinned is an action by the commit it was read at, with the tag it had.
 var pinned = regexp.MustCompile(`^[\w.-]+(/[\w.-]+)+@[0-9a-f]{40} # v\d+(\.\d+)*$`)
 
+// forTags matches a workflow that runs when a tag is pushed and never else: it may
+// write what is released.
+var forTags = regexp.MustCompile(`(?m)^on:\n  push:\n    tags: \[[^\n]*\]\n\n`)
+
 // faultsOfWorkflow is what a workflow may not do: run what can be exchanged under
 // its name, hold a token it does not need, or run a stranger's change with ours.
 func faultsOfWorkflow(text string) (faults []string) {
@@ -26,7 +30,7 @@ func faultsOfWorkflow(text string) (faults []string) {
 		if strings.Contains(line, "pull_request_target") {
 			faults = append(faults, "pull_request_target gives a stranger's change our token")
 		}
-		if strings.Contains(line, "write-all") || strings.Contains(line, "contents: write") {
+		if strings.Contains(line, "write-all") || strings.Contains(line, "contents: write") && !forTags.MatchString(text) {
 			faults = append(faults, "more than it needs: "+strings.TrimSpace(line))
 		}
 	}
@@ -57,6 +61,10 @@ func TestEveryWorkflowRuleBites(t *testing.T) {
 	if f := faultsOfWorkflow(good); len(f) > 0 {
 		t.Fatal(f)
 	}
+	release := strings.NewReplacer("on: push\n", "on:\n  push:\n    tags: [v*]\n\n", "contents: read", "contents: write").Replace(good)
+	if f := faultsOfWorkflow(release); len(f) > 0 {
+		t.Fatal(f)
+	}
 	for name, bad := range map[string]string{
 		"tag":           strings.Replace(good, "@"+strings.Repeat("a", 40), "@v7", 1),
 		"short hash":    strings.Replace(good, strings.Repeat("a", 40), "aaaaaaa", 1),
@@ -64,6 +72,7 @@ func TestEveryWorkflowRuleBites(t *testing.T) {
 		"none":          strings.Replace(good, "permissions:\n  contents: read\n", "", 1),
 		"all":           strings.Replace(good, "permissions:\n  contents: read\n", "permissions: write-all\n", 1),
 		"writes":        strings.Replace(good, "contents: read", "contents: write", 1),
+		"not for tags":  strings.NewReplacer("on: push\n", "on:\n  push:\n    tags: [v*]\n    branches: [main]\n\n", "contents: read", "contents: write").Replace(good),
 		"for strangers": strings.Replace(good, "on: push", "on: pull_request_target", 1),
 	} {
 		if len(faultsOfWorkflow(bad)) == 0 {

@@ -1,14 +1,15 @@
 // Command licences lists the licences of the modules that commands and libraries
 // are built from, and fails when one is not allowed.
 //
-//	licences [-check] [-out FILE] DIR:PACKAGE…
+//	licences [-check] [-out FILE] [-texts FILE] DIR:PACKAGE…
 //
 // DIR is a module's directory and PACKAGE what is built in it, for every platform
 // there is an image of. With -check the file must be what would be written. A
 // licence is what github.com/google/licensecheck makes of the files of that name
 // in a module, and in the directories of its packages that are built in; text it
 // does not know is as bad as a licence that is not allowed: somebody has to read
-// it.
+// it. -texts writes what has to go with the binary instead: the texts themselves, and
+// the notices that Apache-2.0 asks for (section 4 d).
 package main
 
 import (
@@ -42,14 +43,15 @@ var platforms = []string{"linux/amd64", "linux/arm64"}
 func main() {
 	check := flag.Bool("check", false, "fail unless the file is up to date")
 	out := flag.String("out", "", "the file; default: standard output")
+	texts := flag.String("texts", "", "write the texts of all licences into this file, and nothing else")
 	flag.Parse()
-	if err := run(flag.Args(), *out, *check, os.Stdout); err != nil {
+	if err := run(flag.Args(), *out, *check, *texts, os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "licences:", err)
 		os.Exit(1)
 	}
 }
 
-func run(args []string, out string, check bool, stdout io.Writer) error {
+func run(args []string, out string, check bool, texts string, stdout io.Writer) error {
 	var parts []part
 	var bad []error
 	for _, arg := range args {
@@ -68,6 +70,9 @@ func run(args []string, out string, check bool, stdout io.Writer) error {
 	}
 	if err := errors.Join(bad...); err != nil {
 		return err
+	}
+	if texts != "" {
+		return writeTexts(parts, texts)
 	}
 	text := render(parts)
 	if !check {
@@ -97,12 +102,14 @@ type part struct {
 type module struct {
 	path, version string
 	files         []file
+	notices       []file // NOTICE files: they grant nothing, and go with the binary
 }
 
 type file struct {
 	name    string   // below the module's directory
 	ids     []string // SPDX identifiers of what it contains, in order of appearance
 	percent float64  // of the text that is theirs
+	text    []byte
 }
 
 // listed is the part of `go list -json` looked at here.
@@ -164,13 +171,19 @@ func read(dir, pkg string) (part, error) {
 	}
 	for at, m := range found {
 		for d := range dirs[at] {
-			files, err := licences(at, d)
+			files, err := licences(at, d, named)
 			if err != nil {
 				return p, err
 			}
-			m.files = append(m.files, files...)
+			notices, err := licences(at, d, noticed)
+			if err != nil {
+				return p, err
+			}
+			m.files, m.notices = append(m.files, files...), append(m.notices, notices...)
 		}
-		slices.SortFunc(m.files, func(a, b file) int { return strings.Compare(a.name, b.name) })
+		for _, files := range [][]file{m.files, m.notices} {
+			slices.SortFunc(files, func(a, b file) int { return strings.Compare(a.name, b.name) })
+		}
 		p.modules = append(p.modules, *m)
 	}
 	slices.SortFunc(p.modules, func(a, b module) int { return strings.Compare(a.path, b.path) })
@@ -179,10 +192,13 @@ func read(dir, pkg string) (part, error) {
 
 // named matches the files that licences are in. NOTICE and PATENTS say more, but
 // grant nothing without one.
-var named = regexp.MustCompile(`(?i)^(un)?(licen[cs]e|copying)s?([-._].*)?$`)
+var (
+	named   = regexp.MustCompile(`(?i)^(un)?(licen[cs]e|copying)s?([-._].*)?$`)
+	noticed = regexp.MustCompile(`(?i)^notices?([-._].*)?$`)
+)
 
-// licences reads the files of a directory of a module.
-func licences(root, dir string) (files []file, err error) {
+// licences reads the files of such names of a directory of a module.
+func licences(root, dir string, named *regexp.Regexp) (files []file, err error) {
 	list, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, err
@@ -206,7 +222,7 @@ func licences(root, dir string) (files []file, err error) {
 
 func scan(name string, text []byte) file {
 	c := licensecheck.Scan(text)
-	f := file{name: name, percent: c.Percent}
+	f := file{name: name, percent: c.Percent, text: text}
 	for _, m := range c.Match {
 		if !m.IsURL && !slices.Contains(f.ids, m.ID) {
 			f.ids = append(f.ids, m.ID)
@@ -260,4 +276,36 @@ func render(parts []part) []byte {
 		b.WriteString("| Go's standard library | of the toolchain | BSD-3-Clause | LICENSE |\n")
 	}
 	return b.Bytes()
+}
+
+// writeTexts writes the texts of all licences, each under the name of what it is of.
+func writeTexts(parts []part, out string) error {
+	var b bytes.Buffer
+	b.WriteString("What this program is made of, and under which licences. Odin itself: see LICENSE.\n")
+	put := func(of string, text []byte) {
+		fmt.Fprintf(&b, "\n%s\n%s\n\n%s\n", strings.Repeat("=", 80), of, bytes.TrimSpace(text))
+	}
+	seen := map[string]bool{}
+	for _, p := range parts {
+		for _, m := range p.modules {
+			of := m.path + " " + m.version
+			if seen[of] {
+				continue
+			}
+			seen[of] = true
+			for _, f := range slices.Concat(m.files, m.notices) {
+				put(of+", "+f.name, f.text)
+			}
+		}
+	}
+	root, err := exec.Command("go", "env", "GOROOT").Output()
+	if err != nil {
+		return err
+	}
+	text, err := os.ReadFile(filepath.Join(strings.TrimSpace(string(root)), "LICENSE"))
+	if err != nil {
+		return err
+	}
+	put("Go's standard library, LICENSE", text)
+	return os.WriteFile(out, b.Bytes(), 0o644)
 }

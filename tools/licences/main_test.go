@@ -57,7 +57,7 @@ func TestNames(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	files, err := licences(dir, dir)
+	files, err := licences(dir, dir, named)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -71,10 +71,10 @@ func TestNames(t *testing.T) {
 func TestStale(t *testing.T) {
 	page := filepath.Join(t.TempDir(), "licences.md")
 	args := []string{".:."}
-	if err := run(args, page, false, nil); err != nil {
+	if err := run(args, page, false, "", nil); err != nil {
 		t.Fatal(err)
 	}
-	if err := run(args, page, true, nil); err != nil {
+	if err := run(args, page, true, "", nil); err != nil {
 		t.Errorf("just written: %v", err)
 	}
 	b, err := os.ReadFile(page)
@@ -84,7 +84,21 @@ func TestStale(t *testing.T) {
 	if err := os.WriteFile(page, bytes.Replace(b, []byte("v0.3.1"), []byte("v0.3.0"), 1), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if err := run(args, page, true, nil); err == nil || !strings.Contains(err.Error(), "out of date") {
+	if err := run(args, page, true, "", nil); err == nil || !strings.Contains(err.Error(), "out of date") {
 		t.Errorf("another version: %v", err)
+	}
+}
+
+// Every module of the page has its text in the other file.
+func TestTexts(t *testing.T) {
+	out := filepath.Join(t.TempDir(), "LICENCES.txt")
+	if err := run([]string{".:."}, "", false, out, nil); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(out)
+	for _, want := range []string{"github.com/google/licensecheck v0.3.1, LICENSE\n\nCopyright", "Go's standard library, LICENSE\n\nCopyright", "Redistribution and use"} {
+		if err != nil || !strings.Contains(string(b), want) {
+			t.Errorf("no %q: %v", want, err)
+		}
 	}
 }
