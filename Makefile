@@ -185,6 +185,7 @@ e2e-missing:
 	@[ -d e2e/js/node_modules/ws ] || echo 'note: the npm client was not tested: e2e/js/node_modules is missing (make e2e-deps)'
 	@command -v npm >/dev/null || echo 'note: the TypeScript client was not tested: npm is not installed'
 	@[ -x /usr/sbin/haproxy ] || command -v haproxy >/dev/null || echo 'note: the rolling restart was not tested: no HAProxy here (Debian: apt-get install haproxy)'
+	@command -v buildah >/dev/null && command -v runc crun >/dev/null || echo 'note: the container image was not tested: no buildah or OCI runtime here (Debian: apt-get install buildah runc busybox-static iproute2)'
 	@command -v chromium chromium-browser google-chrome >/dev/null || echo 'note: the browser was not tested: no Chromium here (Debian: apt-get install chromium)'
 
 .PHONY: clients
@@ -268,6 +269,11 @@ e2e-ktls: build ## TLS by the kernel, in an emulated machine: its tests, what it
 	go build -trimpath -o bin/oom ./e2e/oom
 	go test -c -trimpath -o bin/tlsrec.test ./internal/tlsrec; go test -c -trimpath -o bin/gateway.test ./gateway
 	bin/oom ktls --odin $(BIN) --out docs/results/e2e-ktls.md
+
+.PHONY: e2e-image
+e2e-image: build ## Build the container image and run it in 512 MiB: read-only root, no capabilities (root, buildah, runc; 1 min)
+	go build -trimpath -o bin/image ./e2e/image
+	bin/image --odin $(BIN) --out docs/results/e2e-image.md $(ARGS)
 
 .PHONY: e2e-faults
 e2e-faults: build faults-bin ## Break what is around it: kills, partitions, full disks, drains (root, haproxy, 25 min; ARGS='--only NAME')

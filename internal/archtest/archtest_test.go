@@ -178,7 +178,7 @@ var rules = []rule{
 	{
 		name:    "test clients",
 		from:    []string{"./..."},
-		except:  []string{"./cmd/...", "./bench/..."},
+		except:  []string{"./cmd/...", "./bench/...", "./e2e/image"},
 		to:      []string{"github.com/coder/websocket/...", "github.com/gorilla/websocket/...", "go.uber.org/goleak/...", "github.com/stretchr/..."},
 		because: "other people's WebSocket stacks judge the gateway; it isn't made of them",
 	},
