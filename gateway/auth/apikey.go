@@ -206,16 +206,23 @@ func NewAPIKey(name string, role Role, patterns []string) (secret, line string, 
 		return "", "", err
 	}
 	secret = keyPrefix + base64.RawURLEncoding.EncodeToString(random)
+	line, err = APIKeyLine(secret, name, role, patterns)
+	return secret, line, err
+}
+
+// APIKeyLine is the line that stands for a secret, as NewAPIKey made it, in a file.
+// patterns may be empty.
+func APIKeyLine(secret, name string, role Role, patterns []string) (string, error) {
 	hash := sha256.Sum256([]byte(secret))
 	list := strings.Join(patterns, ",")
 	if list == "" {
 		list = "-"
 	}
-	line = strings.Join([]string{name, string(role), list, hashPrefix + hex.EncodeToString(hash[:])}, " ")
+	line := strings.Join([]string{name, string(role), list, hashPrefix + hex.EncodeToString(hash[:])}, " ")
 	if fields := strings.Fields(line); len(fields) != 4 || name == "" || name[0] == '#' {
-		return "", "", errors.New("a key's name is one word, and does not begin with #")
+		return "", errors.New("a key's name is one word, and does not begin with #")
 	} else if _, err := parseAPIKey(fields); err != nil {
-		return "", "", err
+		return "", err
 	}
-	return secret, line, nil
+	return line, nil
 }
