@@ -186,6 +186,7 @@ e2e-missing:
 	@command -v npm >/dev/null || echo 'note: the TypeScript client was not tested: npm is not installed'
 	@[ -x /usr/sbin/haproxy ] || command -v haproxy >/dev/null || echo 'note: the rolling restart was not tested: no HAProxy here (Debian: apt-get install haproxy)'
 	@command -v buildah >/dev/null && command -v runc crun >/dev/null || echo 'note: the container image was not tested: no buildah or OCI runtime here (Debian: apt-get install buildah runc busybox-static iproute2)'
+	@unshare -n true 2>/dev/null || unshare -rn true 2>/dev/null || echo 'note: the commands of the documents were not typed: no network namespace can be made here (root, or user namespaces)'
 	@command -v chromium chromium-browser google-chrome >/dev/null || echo 'note: the browser was not tested: no Chromium here (Debian: apt-get install chromium)'
 
 .PHONY: clients

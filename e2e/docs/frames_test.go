@@ -55,11 +55,20 @@ func framesOf(d *document, seen map[string][]map[string]any) []problem {
 			bad = append(bad, d.bad(s.line, "%v", err))
 			continue
 		}
-		if what := like(f, seen[fmt.Sprint(f["t"])]); what != "" {
+		same := seen[fmt.Sprint(f["t"])]
+		if alike := withCode(same, f["code"]); f["t"] == "err" && len(alike) > 0 {
+			same = alike
+		}
+		if what := like(f, same); what != "" {
 			bad = append(bad, d.bad(s.line, "`%s`: %s", s.text, what))
 		}
 	}
 	return bad
+}
+
+// withCode are the frames with one code: an err has other keys with each.
+func withCode(frames []map[string]any, code any) []map[string]any {
+	return slices.DeleteFunc(slices.Clone(frames), func(f map[string]any) bool { return f["code"] != code })
 }
 
 // like says why f is no frame of the kind of those seen, or nothing.
