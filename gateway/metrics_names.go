@@ -128,6 +128,13 @@ var metrics = describe([]metric{
 	}),
 	gauge("config_loaded_timestamp_seconds", "When the settings in force were taken, Unix time.", func(s *Stats) float64 { return float64(s.ConfigLoadedAt) / 1e3 }),
 
+	// The status page.
+	gauge("stats_feed_connections", "Connections of the admin port's /ws.", func(s *Stats) float64 { return float64(s.Feed.Connections) }),
+	gauge("stats_feed_subscribers", "Of those, the ones that follow _sys.stats.", func(s *Stats) float64 { return float64(s.Feed.Subscribers) }),
+	counter("stats_feed_samples_total", "Messages of _sys.stats made, each once for all subscribers.", func(s *Stats) uint64 { return s.Feed.Samples }),
+	counter("stats_feed_sent_total", "Messages of _sys.stats written.", func(s *Stats) uint64 { return s.Feed.Sent }),
+	counter("stats_feed_cut_total", "Connections of the admin port's /ws reset because they took nothing.", func(s *Stats) uint64 { return s.Feed.Cut }),
+
 	// Publishers.
 	countersBy("publish_total", "Publications through the admin port: stored; refused, bad ones; limited, beyond --publish-rate; failed, not acknowledged by the broker.", "result", []string{"stored", "refused", "limited", "failed"}, func(s *Stats, v string) uint64 {
 		return map[string]uint64{"stored": s.Published, "refused": s.PublishRefused, "limited": s.PublishLimited, "failed": s.PublishFailed}[v]

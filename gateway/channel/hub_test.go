@@ -697,7 +697,7 @@ func TestReconfigure(t *testing.T) {
 			return 0
 		}
 	}
-	h := newTestHub(t, func(c *Config) { c.Keep, c.MaxPayload = 1000, 1<<20 })
+	h := newTestHub(t, func(c *Config) { c.Keep, c.MaxPayload, c.Budget = 1000, 1<<20, 4<<20 })
 	h.Open("e1", 0)
 	a := h.follow("a")
 	big := []byte(`"` + strings.Repeat("x", 5000) + `"`)
