@@ -8,6 +8,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // shown are the objects that a document shows, in JSON blocks and in running text,
@@ -261,8 +262,8 @@ func sendOp(g *gateway, op map[string]any, epoch string, seq float64) string {
 	if err := conn.send(string(text)); err != nil {
 		return err.Error()
 	}
-	for {
-		got, err := conn.next()
+	for end := time.Now().Add(patience); ; {
+		got, err := conn.nextBy(end)
 		switch {
 		case err != nil:
 			return "no answer: " + err.Error()

@@ -139,8 +139,11 @@ func (c *conn) send(text string) error {
 }
 
 // next returns the next frame; its "d" stays as it came.
-func (c *conn) next() (map[string]any, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+func (c *conn) next() (map[string]any, error) { return c.nextBy(time.Now().Add(patience)) }
+
+// nextBy is next with its deadline: heartbeats would wind up patience for ever.
+func (c *conn) nextBy(end time.Time) (map[string]any, error) {
+	ctx, cancel := context.WithDeadline(context.Background(), end)
 	defer cancel()
 	_, b, err := c.ws.Read(ctx)
 	if err != nil {
@@ -151,8 +154,8 @@ func (c *conn) next() (map[string]any, error) {
 
 // until returns the next frame of type t, and every frame before it.
 func (c *conn) until(t string) (got map[string]any, before []map[string]any, err error) {
-	for {
-		f, err := c.next()
+	for end := time.Now().Add(patience); ; {
+		f, err := c.nextBy(end)
 		if err != nil {
 			return nil, before, fmt.Errorf("waiting for %s: %w", t, err)
 		}

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // player plays the sessions that a document shows. What the document calls e7 or 1044
@@ -16,10 +17,13 @@ type player struct {
 	g       *gateway
 	epochs  map[string]string
 	numbers map[float64]float64
+	came    map[float64]bool // numbers of messages that the document has shown before
+
+	patience time.Duration // how long a frame may take
 }
 
 func newPlayer(g *gateway) *player {
-	return &player{g: g, epochs: map[string]string{}, numbers: map[float64]float64{}}
+	return &player{g: g, epochs: map[string]string{}, numbers: map[float64]float64{}, came: map[float64]bool{}, patience: patience}
 }
 
 // line is one of a session: what goes up, or what must come down.
@@ -90,8 +94,8 @@ func (p *player) play(d *document, lines []line) ([]problem, error) {
 
 // answer is the next frame that answers a command.
 func (p *player) answer(c *conn) (map[string]any, error) {
-	for {
-		got, err := c.next()
+	for end := time.Now().Add(p.patience); ; {
+		got, err := c.nextBy(end)
 		if err != nil || got["t"] == "ack" || got["t"] == "pong" || got["t"] == "err" {
 			return got, err
 		}
@@ -104,13 +108,15 @@ func (p *player) down(c *conn, want map[string]any) (map[string]any, error) {
 	if want["t"] == "hello" {
 		return c.hello, nil
 	}
-	if seq, ok := want["seq"].(float64); ok && want["t"] == "msg" && p.numbers[seq] == 0 {
+	if seq, ok := want["seq"].(float64); ok && want["t"] == "msg" && !p.came[seq] {
+		p.came[seq] = true
 		if _, _, err := p.g.publish(want["ch"].(string), []byte(want["d"].(string))); err != nil {
 			return nil, err
 		}
 	}
-	for {
-		if got, err := c.next(); err != nil || got["t"] != "hb" || want["t"] == "hb" {
+	for end := time.Now().Add(p.patience); ; {
+		got, err := c.nextBy(end)
+		if err != nil || got["t"] != "hb" || want["t"] == "hb" {
 			return got, err
 		}
 	}
