@@ -15,6 +15,7 @@ var broken = []struct{ name, text, want string }{
 	{"a flag that is not there", "```sh docker\nodin serve --replays 5\n```\n", "unknown flag: --replays"},
 	{"a value that is none", "```sh docker\nodin serve --replay many\n```\n", "whole number"},
 	{"a command that is not there", "Try `odin capcity`.\n", "no such command"},
+	{"a flag of a command in running text", "Try `odin capacity --user N`.\n", "unknown flag: --user"},
 	{"a command of a group that is not there", "```sh\nodin config chekc odin.yml\n```\n", "no such command"},
 	{"a flag in a pipe", "```sh docker\ncat x | odin publish --fast -\n```\n", "unknown flag: --fast"},
 	{"a flag in running text", "Give `--replays`.\n", "no command of odin has --replays"},

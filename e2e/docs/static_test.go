@@ -158,13 +158,13 @@ func (c *checker) checkSpan(d *document, s span) []problem {
 		}
 		for _, cmd := range commands {
 			for _, call := range cmd.calls {
-				bad = append(bad, c.checkCall(d, s.line, call, "")...)
+				bad = append(bad, c.checkMention(d, s.line, call)...)
 			}
 		}
 	case spanFlag.MatchString(s.text):
 		flag := spanFlag.FindString(s.text)
-		if !c.allFlags()[flag] && !c.toolFlags[flag[2:]] && !wholeWord(c.source, flag) {
-			bad = append(bad, d.bad(s.line, "no command of odin has %s; if it is another program's, write it with that program's name", flag))
+		if !c.allFlags()[flag] && foreign[flag] == "" && !c.toolFlags[flag[2:]] && !wholeWord(c.source, flag) {
+			bad = append(bad, d.bad(s.line, "no command of odin has %s; if it is another program's, put it into the table foreign of e2e/docs/unrun_test.go", flag))
 		}
 	case spanTest.MatchString(s.text):
 		if name := spanTest.FindString(s.text); !c.tests[name] {
@@ -201,6 +201,39 @@ func (c *checker) checkCall(d *document, line int, call []string, note string) [
 	}
 	return nil
 }
+
+// checkMention checks a call in running text: that there is such a target or command,
+// and that it has the flags. They may stand there without values, or with N for one.
+func (c *checker) checkMention(d *document, line int, call []string) []problem {
+	if name(call) != "odin" {
+		return c.checkCall(d, line, call, "")
+	}
+	var path []string
+	for _, w := range call[1:] {
+		if !lower.MatchString(w) {
+			break
+		}
+		path = append(path, w)
+	}
+	if what := c.dry(path); what != "" {
+		return []problem{d.bad(line, "odin %s: %s", strings.Join(path, " "), what)}
+	}
+	cmd := exec.Command(c.odin, append(slices.Clone(path), "--help")...)
+	cmd.Env = []string{}
+	help, err := cmd.Output()
+	if err != nil {
+		return []problem{d.bad(line, "odin %s --help: %v", strings.Join(path, " "), err)}
+	}
+	var bad []problem
+	for _, w := range call[1:] {
+		if flag := spanFlag.FindString(w); flag != "" && !wholeWord(string(help), flag) {
+			bad = append(bad, d.bad(line, "odin %s: unknown flag: %s", strings.Join(path, " "), flag))
+		}
+	}
+	return bad
+}
+
+var lower = regexp.MustCompile(`^[a-z]+$`)
 
 func (c *checker) checkMake(d *document, line int, call []string, note string) []problem {
 	var bad []problem

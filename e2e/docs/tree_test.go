@@ -87,7 +87,7 @@ func listFiles(root string) ([]string, error) {
 		if err != nil {
 			return err
 		}
-		if e.IsDir() && slices.Contains([]string{".git", ".tools", "bin", "node_modules", "dist"}, e.Name()) {
+		if e.IsDir() && slices.Contains([]string{".git", ".tools", "bin", "node_modules"}, e.Name()) {
 			return filepath.SkipDir
 		}
 		if e.Type().IsRegular() {

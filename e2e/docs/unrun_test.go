@@ -53,6 +53,14 @@ func unrunReason(command string) string {
 	return why
 }
 
+// foreign are flags of other programs that documents name alone, and whose they are.
+var foreign = map[string]string{
+	"--concurrency":            "gcloud run",
+	"--max-instances":          "gcloud run",
+	"--no-cpu-throttling":      "gcloud run",
+	"--conntrack-max-per-core": "kube-proxy",
+}
+
 // marks are the words behind ```sh that say where a block is run instead.
 var marks = map[string]string{
 	"docker":  "needs a container engine",
