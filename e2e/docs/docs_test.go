@@ -16,8 +16,15 @@ func TestMain(m *testing.M) {
 	if os.Getenv(shellRole) != "" {
 		becomeShell()
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	if built != "" {
+		_ = os.RemoveAll(built)
+	}
+	os.Exit(code)
 }
+
+// built is the directory of the binary, if it was built here; theChecker sets it.
+var built string
 
 // required makes what this machine lacks a failure, as on CI.
 func required() bool { return os.Getenv("ODIN_REQUIRE_DOCS") != "" }
@@ -37,7 +44,7 @@ var theChecker = sync.OnceValues(func() (*checker, error) {
 		if err != nil {
 			return nil, err
 		}
-		odin = filepath.Join(dir, "odin")
+		built, odin = dir, filepath.Join(dir, "odin")
 		// As make build has it, so that its parts come from the cache.
 		cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w -X main.version=dev", "-o", odin, "./cmd/odin")
 		cmd.Dir = root
@@ -92,7 +99,7 @@ func environ(t *testing.T, dir string) []string {
 			t.Fatal(err)
 		}
 	}
-	return append(env,
+	return append(slices.Clone(env), // each test has its own
 		"PATH="+filepath.Join(dir, "bin")+":"+os.Getenv("PATH"), "HOME="+home, "TMPDIR="+filepath.Join(home, "tmp"),
 		"STATE_DIRECTORY="+filepath.Join(dir, ".typed", "state"), "LANG=C.UTF-8", "NO_COLOR=1",
 	)
