@@ -96,6 +96,12 @@ imports: ## Check the directions of imports
 test-debug: ## Run the tests with pooled buffers poisoned and double puts caught
 	go test -tags bufpooldebug -timeout 5m ./bufpool ./gateway ./gateway/wire
 
+.PHONY: metrics-check
+metrics-check: ## Check alerts, their tests, dashboard and runbook against the metrics (promtool, prometheus)
+	go test -count=1 -run '^(TestAlerts|TestDashboard|TestPromtool|TestMetrics.*)$$' ./gateway
+	go test -count=1 -run '^TestPrometheus$$' ./e2e
+	@$(MAKE) --no-print-directory e2e-missing
+
 .PHONY: vuln
 vuln: ## Run govulncheck where its database can be reached
 	@if [ -x $(TOOLS)/govulncheck ]; then vuln=$(TOOLS)/govulncheck; \
@@ -187,6 +193,7 @@ e2e-missing:
 	@[ -x /usr/sbin/haproxy ] || command -v haproxy >/dev/null || echo 'note: the rolling restart was not tested: no HAProxy here (Debian: apt-get install haproxy)'
 	@command -v buildah >/dev/null && command -v runc crun >/dev/null || echo 'note: the container image was not tested: no buildah or OCI runtime here (Debian: apt-get install buildah runc busybox-static iproute2)'
 	@unshare -n true 2>/dev/null || unshare -rn true 2>/dev/null || echo 'note: the commands of the documents were not typed: no network namespace can be made here (root, or user namespaces)'
+	@command -v prometheus promtool >/dev/null || echo 'note: alerts and dashboard were not tested: no Prometheus here (Debian: apt-get install prometheus)'
 	@command -v chromium chromium-browser google-chrome >/dev/null || echo 'note: the browser was not tested: no Chromium here (Debian: apt-get install chromium)'
 
 .PHONY: clients

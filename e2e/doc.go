@@ -5,7 +5,8 @@
 //
 // The package has tests only. What a test needs beyond Go (Node.js, Chromium)
 // it looks for and skips without, saying how to get it; ODIN_REQUIRE_JS=1,
-// ODIN_REQUIRE_BROWSER=1, ODIN_REQUIRE_HAPROXY=1 and ODIN_REQUIRE_IMAGE=1 make that a
+// ODIN_REQUIRE_BROWSER, ODIN_REQUIRE_HAPROXY, ODIN_REQUIRE_IMAGE and
+// ODIN_REQUIRE_PROMETHEUS, set to 1, make that a
 // failure. ODIN_LONG=1 adds the replays that
 // take minutes. ODIN_BIN names a binary to test instead of building one.
 package e2e

@@ -132,6 +132,7 @@ var refusalCodes = [...]struct {
 	{"ip_connections", http.StatusTooManyRequests}, {"ip_rate", http.StatusTooManyRequests},
 	{"head_too_large", http.StatusRequestHeaderFieldsTooLarge}, {"internal", http.StatusInternalServerError},
 	{"at_capacity", http.StatusServiceUnavailable}, {"draining", http.StatusServiceUnavailable}, {"busy", http.StatusServiceUnavailable},
+	{"keys_unavailable", http.StatusServiceUnavailable},
 	{"version_not_supported", http.StatusHTTPVersionNotSupported}, {"other", http.StatusInternalServerError},
 }
 

@@ -375,8 +375,13 @@ func TestRefusalCodes(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			for _, m := range regexp.MustCompile(`wire\.Refusal\{[^}]*Code: "(\w+)"`).FindAllStringSubmatch(string(text), -1) {
-				codes[m[1]] = true
+			for _, m := range regexp.MustCompile(`Status: http\.Status(\w+), Code: "(\w+)"|ref\.Status, ref\.Code = http\.Status(\w+), "(\w+)"`).FindAllStringSubmatch(string(text), -1) {
+				status, code := m[1]+m[3], m[2]+m[4]
+				codes[code] = true
+				i, known := refusalIndex[code]
+				if known && strings.NewReplacer(" ", "", "-", "").Replace(http.StatusText(refusalCodes[i].status)) != status {
+					t.Errorf("%s: %s goes with %s, and counts as %d", file, code, status, refusalCodes[i].status)
+				}
 			}
 			if filepath.Base(file) == "refusal.go" {
 				for _, m := range regexp.MustCompile(`return "(\w+)"`).FindAllStringSubmatch(string(text), -1) {
@@ -391,6 +396,11 @@ func TestRefusalCodes(t *testing.T) {
 	for code := range codes {
 		if _, known := refusalIndex[code]; !known {
 			t.Errorf("%s is not in refusalCodes: it would count as other", code)
+		}
+	}
+	for _, ref := range tokenRefusals {
+		if i, known := refusalIndex[ref.Code]; !known || refusalCodes[i].status != ref.Status {
+			t.Errorf("%d %s counts as something else", ref.Status, ref.Code)
 		}
 	}
 	for _, r := range refusalCodes {
