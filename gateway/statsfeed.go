@@ -81,7 +81,7 @@ var refuseKey = &wire.Refusal{
 	Header: [][2]string{{"WWW-Authenticate", `Bearer realm="odin admin"`}},
 }
 
-var refuseRole = &wire.Refusal{Status: http.StatusForbidden, Code: "forbidden", Message: "this key is for publishing only"}
+var refuseRole = &wire.Refusal{Status: http.StatusForbidden, Code: "forbidden", Message: "this key is not one of an administrator"}
 
 // admitPage looks at the key that a handshake of the admin port's /ws shows. One that
 // shows none is let in, for a page can show its key only then: with the op auth, or

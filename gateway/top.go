@@ -23,10 +23,11 @@ type topChannel struct {
 }
 
 // topChannels finds the channels with the most messages, by where their logs stood at
-// the look before: a pass over all channels, and two maps of them while somebody
-// looks. Owned by the one who samples.
+// the look before: a pass over all channels, a list and two maps of them while
+// somebody looks. Owned by the one who samples.
 type topChannels struct {
 	at     time.Time
+	all    []*channel.Channel // scratch
 	before map[*channel.Channel]uint64
 	spare  map[*channel.Channel]uint64
 }
@@ -46,16 +47,20 @@ func (t *topChannels) look(g *Gateway) []topChannel {
 		after = make(map[*channel.Channel]uint64, g.hub.Len())
 	}
 	top := make([]entry, 0, topKept+1)
-	g.hub.Each(func(ch *channel.Channel) {
+	// The hub's lock is held for the list only: a new channel waits for it, and then
+	// whoever delivers.
+	t.all = t.all[:0]
+	g.hub.Each(func(ch *channel.Channel) { t.all = append(t.all, ch) })
+	for _, ch := range t.all {
 		next, _ := ch.Head()
 		after[ch] = next
 		was, known := t.before[ch]
 		if !known || next <= was {
-			return
+			continue
 		}
 		n := next - was
 		if len(top) == topKept && n <= top[topKept-1].n {
-			return
+			continue
 		}
 		at, _ := slices.BinarySearchFunc(top, n, func(e entry, n uint64) int {
 			if e.n >= n {
@@ -65,7 +70,8 @@ func (t *topChannels) look(g *Gateway) []topChannel {
 		})
 		top = slices.Insert(top, at, entry{ch, n})
 		top = top[:min(len(top), topKept)]
-	})
+	}
+	clear(t.all)
 	span := now.Sub(t.at).Seconds()
 	clear(t.before)
 	t.spare, t.before, t.at = t.before, after, now
