@@ -105,7 +105,8 @@ func TestBadPublications(t *testing.T) {
 	t.Run("paths and methods", func(t *testing.T) {
 		for path, want := range map[string]int{
 			"GET /v1/publish": 405, "PUT /v1/publish": 405, "GET /v1/publish/batch": 405, "DELETE /v1/channels": 405, "POST /v1/channels": 405,
-			"POST /stats": 405, "POST /healthz": 405, "POST /v1/publish/": 404, "POST /v1": 404, "GET /ws": 404, "GET /v2/publish": 404,
+			"POST /stats": 405, "POST /healthz": 405, "POST /v1/publish/": 404, "POST /v1": 404, "GET /v2/publish": 404,
+			"GET /ws": 400, "POST /ws": 405, "POST /": 405, // a handshake has no body
 		} {
 			method, path, _ := strings.Cut(path, " ")
 			status, answer := g.post(t, path, `{"ch":"x","data":1}`, func(r *http.Request) { r.Method = method })
