@@ -164,12 +164,12 @@ release-files: build
 
 .PHONY: release
 release: goreleaser sbom-tool ## Release the tag that is checked out (GITHUB_TOKEN; see .github/workflows/release.yml)
-	$(GORELEASER) release --clean
+	PATH=$(TOOLS):$$PATH $(GORELEASER) release --clean
 
 .PHONY: release-snapshot
 release-snapshot: goreleaser sbom-tool ## Make the files of a release in dist/, without image, and publish nothing (10 min the first time)
 	$(GORELEASER) check
-	$(GORELEASER) release --snapshot --clean --skip=publish,docker
+	PATH=$(TOOLS):$$PATH $(GORELEASER) release --snapshot --clean --skip=publish,docker
 
 .PHONY: tools
 tools: ## Build the pinned linter and govulncheck into .tools

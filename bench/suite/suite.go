@@ -171,22 +171,38 @@ const (
 // libraries are the servers of bench/peers.
 var libraries = []string{"gorilla", "coder", "gws", "gobwas", "nbio", "greatws"}
 
-// prepare builds what is measured.
-func (b *bench) prepare(ctx context.Context, rep *Report) error {
-	wanted := func(name string) bool {
-		return len(b.Servers) == 0 || slices.Contains(b.Servers, name)
+// Servers lists those that are known without a rival.
+func Servers() []string {
+	return append([]string{odinName, rawName, rawOneName, baselineName}, libraries...)
+}
+
+// CheckNames says which scenario or server of the options there is none of.
+func CheckNames(o Options) error {
+	if _, err := choose(o.Scenarios); err != nil {
+		return err
 	}
-	known := append([]string{odinName, rawName, rawOneName, baselineName}, libraries...)
-	for _, r := range b.Rivals {
+	known := Servers()
+	for _, r := range o.Rivals {
 		if slices.Contains(known, r.Name) {
 			return fmt.Errorf("there is a server %q already", r.Name)
 		}
 		known = append(known, r.Name)
 	}
-	for _, s := range b.Servers {
+	for _, s := range o.Servers {
 		if !slices.Contains(known, s) {
 			return fmt.Errorf("no server %q; there are %s", s, strings.Join(known, ", "))
 		}
+	}
+	return nil
+}
+
+// prepare builds what is measured.
+func (b *bench) prepare(ctx context.Context, rep *Report) error {
+	wanted := func(name string) bool {
+		return len(b.Servers) == 0 || slices.Contains(b.Servers, name)
+	}
+	if err := CheckNames(b.Options); err != nil {
+		return err
 	}
 	add := func(c contender) { b.contenders = append(b.contenders, c) }
 	if wanted(odinName) {

@@ -121,6 +121,9 @@ func (f *benchFlags) run(cmd *cobra.Command) error {
 		}
 		o.Rivals = append(o.Rivals, r)
 	}
+	if err := suite.CheckNames(o); err != nil {
+		return usageError{err}
+	}
 	if dir, ok := market.TestData(); ok && o.Recording == "" {
 		path := filepath.Join(dir, "multi-venue-31s.ndjson.gz")
 		if _, err := os.Stat(path); err == nil {

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/odin-ws/odin/gateway/auth"
 	"github.com/odin-ws/odin/gateway/secure"
@@ -17,8 +18,10 @@ func newConfig(environ []string) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "config",
 		Short: "Show or check the configuration of serve",
-		Args:  cobra.ArbitraryArgs,
-		RunE:  group,
+		Example: `  odin config print --defaults > odin.yaml
+  odin config check odin.yaml`,
+		Args: cobra.ArbitraryArgs,
+		RunE: group,
 	}
 	cmd.AddCommand(newConfigPrint(environ), newConfigCheck(environ))
 	return cmd
@@ -38,6 +41,9 @@ not shown.`,
 		Args: nArgs(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			out := cmd.OutOrStdout()
+			if defaults && asJSON {
+				return writeSettings(json.NewEncoder(out))
+			}
 			if defaults {
 				fmt.Fprintln(out, "# Odin's settings with their defaults. Run: odin serve --config FILE")
 				return writeYAML(out, newServeConfig(), true, func(setting) string { return "" })
@@ -56,9 +62,50 @@ not shown.`,
 		},
 	}
 	addServeFlags(cmd)
-	cmd.Flags().BoolVar(&defaults, "defaults", false, "print a commented file of all defaults instead")
+	cmd.Flags().BoolVar(&defaults, "defaults", false, "print a commented file of all defaults instead; with --json a list of all settings")
 	cmd.Flags().BoolVar(&asJSON, "json", false, `print {"key":{"value":…,"from":…},…}`)
 	return cmd
+}
+
+// writeSettings writes what there is to set.
+func writeSettings(enc *json.Encoder) error {
+	type entry struct {
+		Key     string `json:"key"`
+		Flag    string `json:"flag"`
+		Env     string `json:"env"`
+		Default any    `json:"default"`
+		Type    string `json:"type"`
+		Reload  string `json:"reload"` // all, new or restart
+		Usage   string `json:"usage"`
+	}
+	var all []entry
+	for _, s := range newServeConfig().settings() {
+		reload := s.live
+		if reload == "" {
+			reload = "restart"
+		}
+		all = append(all, entry{s.key(), "--" + s.flag, s.env(), plain(s.value), s.value.Type(), reload, s.usage})
+	}
+	enc.SetIndent("", "  ")
+	return enc.Encode(all)
+}
+
+// plain is a value as JSON has it, without secrets.
+func plain(value pflag.Value) any {
+	switch v := value.(type) {
+	case *count:
+		return int(*v)
+	case *toggle:
+		return bool(*v)
+	case *list:
+		items := make([]string, len(v.items))
+		for i, item := range v.items {
+			items[i] = redactURL(item)
+		}
+		return items
+	default:
+		return redactURL(v.String())
+	}
 }
 
 func (l *loaded) writeJSON(enc *json.Encoder) error {
@@ -68,22 +115,7 @@ func (l *loaded) writeJSON(enc *json.Encoder) error {
 	}
 	all := map[string]entry{}
 	for _, s := range l.settings() {
-		var value any
-		switch v := s.value.(type) {
-		case *count:
-			value = int(*v)
-		case *toggle:
-			value = bool(*v)
-		case *list:
-			items := make([]string, len(v.items))
-			for i, item := range v.items {
-				items[i] = redactURL(item)
-			}
-			value = items
-		default:
-			value = redactURL(v.String())
-		}
-		all[s.key()] = entry{value, l.origin[s.key()]}
+		all[s.key()] = entry{plain(s.value), l.origin[s.key()]}
 	}
 	enc.SetIndent("", "  ")
 	return enc.Encode(all)

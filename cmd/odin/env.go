@@ -93,16 +93,25 @@ func checkEnv(root *cobra.Command, environ []string) error {
 
 // didYouMean suggests the nearest of known, when one is near.
 func didYouMean(name string, known []string) string {
+	if near := nearest(name, known); near != "" {
+		return fmt.Sprintf("; did you mean %s?", near)
+	}
+	return ""
+}
+
+// nearest is the one of known that begins with name, or else takes the fewest changes to
+// become it, "" if none is near.
+func nearest(name string, known []string) string {
 	best, least := "", 1+len(name)/2
 	for _, k := range known {
+		if len(name) >= 3 && strings.HasPrefix(k, name) {
+			return k
+		}
 		if d := distance(name, k); d < least {
 			best, least = k, d
 		}
 	}
-	if best == "" {
-		return ""
-	}
-	return fmt.Sprintf("; did you mean %s?", best)
+	return best
 }
 
 // distance is Levenshtein's: how many letters to change, add or drop.

@@ -16,8 +16,10 @@ func newFeed() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "feed",
 		Short: "Play a recording or a synthetic market into a gateway",
-		Args:  cobra.ArbitraryArgs,
-		RunE:  group,
+		Example: `  odin feed synth --rate 1000
+  odin feed replay --speed 10 day.ndjson.gz`,
+		Args: cobra.ArbitraryArgs,
+		RunE: group,
 	}
 	cmd.AddCommand(newFeedReplay(), newFeedSynth())
 	return cmd
@@ -122,7 +124,7 @@ later as they were then.
 				}
 				r.in = in
 			} else if err := r.open(); err != nil {
-				return err
+				return usageError{err}
 			}
 			defer r.close()
 			return f.run(cmd, r.next)

@@ -205,7 +205,7 @@ func TestFeedReplayFlags(t *testing.T) {
 		t.Errorf("from standard input: %+v", r)
 	}
 	same(t, a.got, all)
-	if r := odin(t, nil, "", "feed", "replay", "/none", "--admin-addr", a.addr()); r.code != 1 || !strings.Contains(r.err, "/none") {
+	if r := odin(t, nil, "", "feed", "replay", "/none", "--admin-addr", a.addr()); r.code != exitUsage || !strings.Contains(r.err, "/none") {
 		t.Errorf("no file: %+v", r)
 	}
 }

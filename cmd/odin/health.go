@@ -21,7 +21,8 @@ func newHealth() *cobra.Command {
 		Use:   "health",
 		Short: "Ask a gateway whether it is well",
 		Long: `Health asks /healthz (do its loops turn?), or with --ready /readyz (does it take
-clients?), prints the answer and makes it the exit code: 0 well, 1 not. It is
+clients?), prints the answer and makes it the exit code: 0 well, 1 not, or no answer
+within --timeout. It is
 meant for container health checks. The admin port answers too, and never speaks TLS.`,
 		Example: `  odin health
   odin health --ready --url http://127.0.0.1:9000
@@ -69,7 +70,7 @@ meant for container health checks. The admin port answers too, and never speaks 
 			case asJSON:
 				return errQuiet
 			case status == 0:
-				return err
+				return unreachable(base.String(), err, "--url")
 			}
 			return fmt.Errorf("%s answered %d: %s", base, status, body)
 		},

@@ -15,10 +15,11 @@ import (
 
 func newKey() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "key",
-		Short: "Make API keys for the admin port",
-		Args:  cobra.ArbitraryArgs,
-		RunE:  group,
+		Use:     "key",
+		Short:   "Make API keys for the admin port",
+		Example: "  odin key new feed-1 --channels 'trade.*'",
+		Args:    cobra.ArbitraryArgs,
+		RunE:    group,
 	}
 	cmd.AddCommand(newKeyNew())
 	return cmd

@@ -123,8 +123,9 @@ ODIN_MAX_CONNECTIONS. The flags of serve are keys of its configuration file as
 well (max_connections). A flag beats the environment, that the file, that the
 default.
 
-Exit codes: 0 success, 1 failure, 2 wrong use or configuration, 130 interrupted
-twice.`,
+Exit codes of all commands: 0 it succeeded; 1 it ran and did not; 2 it was called or
+configured wrongly, and nothing was done; 130 a second signal ended it before its end;
+141 who read its output has gone (SIGPIPE). What 1 means to a command its help says.`,
 		Example: `  odin serve --demo                            # a gateway with a synthetic market in it
   odin tail 'trade.*'                          # what its clients see
   odin publish trade.BTC-USD '{"price":61650}' # one message`,
@@ -136,14 +137,36 @@ twice.`,
 			return flagsFromEnv(cmd, environ)
 		},
 	}
-	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return usageError{hinted{err, fmt.Sprintf("See '%s --help'.", cmd.CommandPath())}}
-	})
+	root.Version = readBuildInfo().String()
+	root.SetVersionTemplate("{{.Version}}\n")
+	root.SetFlagErrorFunc(flagError)
+	root.SetHelpCommand(newHelp())
 	root.AddCommand(
 		newServe(environ), newPublish(), newFeed(), newTail(), newStress(), newBench(), newSwarmChild(),
 		newCapacity(environ), newConfig(environ), newKey(), newHealth(), newVersion(),
 	)
+	addCompletions(root, environ)
 	return root
+}
+
+// newHelp is `odin help COMMAND`, the same as --help, but for commands that there are
+// none of.
+func newHelp() *cobra.Command {
+	return &cobra.Command{
+		Use:     "help [COMMAND]",
+		Short:   "Help about a command",
+		Example: "  odin help serve\n  odin help feed replay",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			found, rest, err := cmd.Root().Find(args)
+			if err != nil || len(rest) > 0 {
+				if found == nil {
+					found = cmd.Root()
+				}
+				return group(found, rest)
+			}
+			return found.Help()
+		},
+	}
 }
 
 // group is the RunE of a command that only has subcommands.

@@ -53,7 +53,7 @@ func TestUsageErrors(t *testing.T) {
 	}{
 		{"publsh", "", `unknown command "publsh"` + "\nDid you mean publish?"},
 		{"feed reply x", "", `unknown command "reply"` + "\nDid you mean replay?"},
-		{"serve --nope", "", "unknown flag: --nope\nSee 'odin serve --help'."},
+		{"serve --nope", "", "unknown flag: --nope\nDid you mean --node? See 'odin serve --help'."},
 		{"serve extra", "", `too many arguments: ["extra"]`},
 		{"serve --ping 20", "", `invalid argument "20" for "--ping" flag: want a duration`},
 		{"serve --capacity-profile fast", "", "want one of event-loop, goroutine"},

@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync/atomic"
+	"time"
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
@@ -67,7 +69,7 @@ code 1; the others are published all the same. Nothing is tried again. The code
 			}
 			defer t.close()
 			if stdin {
-				return publishLines(cmd.Context(), t, channel, cmd.InOrStdin(), cmd.OutOrStdout())
+				return publishLines(cmd.Context(), t, channel, cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr())
 			}
 			return publishOne(cmd.Context(), t, one, cmd.OutOrStdout())
 		},
@@ -110,7 +112,7 @@ func publishOne(ctx context.Context, t target, e market.Event, out io.Writer) er
 
 // publishLines publishes each line of in as it comes: what has arrived while a
 // batch was under way makes the next.
-func publishLines(ctx context.Context, t target, channel string, in io.Reader, out io.Writer) error {
+func publishLines(ctx context.Context, t target, channel string, in io.Reader, out, notes io.Writer) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	events := make(chan market.Event, batchEvents)
@@ -119,7 +121,14 @@ func publishLines(ctx context.Context, t target, channel string, in io.Reader, o
 		defer close(events)
 		ended <- readLines(ctx, channel, in, events)
 	}()
-	sent, failed := 0, 0
+	var sent, failed atomic.Int64
+	if isTerminal(notes) && !isTerminal(out) { // else the acks are seen, or nobody looks
+		began := time.Now()
+		defer startProgress(notes, func() string {
+			n := sent.Load()
+			return fmt.Sprintf("%d published, %.0f/s, %d refused", n, float64(n)/time.Since(began).Seconds(), failed.Load())
+		}).end()
+	}
 	enc := json.NewEncoder(out)
 	for {
 		batch := collect(ctx, events)
@@ -130,10 +139,10 @@ func publishLines(ctx context.Context, t target, channel string, in io.Reader, o
 		if err != nil {
 			return err
 		}
-		sent += len(results)
+		sent.Add(int64(len(results)))
 		for _, o := range results {
 			if o.Code != "" {
-				failed++
+				failed.Add(1)
 			}
 			if err := enc.Encode(o); err != nil {
 				return err
@@ -146,8 +155,8 @@ func publishLines(ctx context.Context, t target, channel string, in io.Reader, o
 	if err := <-ended; err != nil {
 		return err
 	}
-	if failed > 0 {
-		return fmt.Errorf("%d of %d messages were refused", failed, sent)
+	if n := failed.Load(); n > 0 {
+		return fmt.Errorf("%d of %d messages were refused", n, sent.Load())
 	}
 	return nil
 }

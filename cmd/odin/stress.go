@@ -287,6 +287,10 @@ func (f *stressFlags) run(cmd *cobra.Command) error {
 	show.end()
 	o.judge()
 	o.print(cmd.OutOrStdout())
+	counts := s.Counts()
+	if counts.Total().Errors["ECONNREFUSED"] == cfg.Connections {
+		fmt.Fprintf(cmd.ErrOrStderr(), "odin: no gateway answers at %s: connection refused\nIs 'odin serve' running there? --url says where it is.\n", cfg.URL)
+	}
 	if len(o.unexpected) > 0 {
 		return errQuiet
 	}

@@ -37,6 +37,7 @@ type tailFlags struct {
 	ms, count                   count
 	duration                    span
 	check, snap, pretty, silent bool
+	summary                     bool
 	tls                         clientTLS
 }
 
@@ -52,7 +53,13 @@ reconnect: when the server closes, it says why and the exit code is 1.
 With --check it verifies every channel's chain: the next message's prev must be
 the last one's seq; a jump must be explained by a gap frame, or by "skip" in
 latest mode. Faults go to standard error and make the exit code 1; explained
-gaps do not.`,
+gaps do not.
+
+Frames are JSON as they are. --json ends them with a line about them all,
+{"t":"summary","messages":…,"channels":…,"faults":…,"gaps":…}, faults being those
+that --check found.
+
+Ctrl-C, --count and --duration are ends that were asked for: exit code 0.`,
 		Example: `  odin tail 'trade.*'
   odin tail --check --quiet --duration 1m 'trade.*' 'book.*'
   odin tail --since e7:1041 trade.BTC-USD
@@ -82,6 +89,7 @@ gaps do not.`,
 	fs.Var(&f.count, "count", "end after this many messages; 0: no limit")
 	fs.Var(&f.duration, "duration", "end after this long; 0: no limit")
 	fs.BoolVar(&f.pretty, "pretty", false, "print time, channel, seq and payload instead of the frame")
+	fs.BoolVar(&f.summary, "json", false, "end with a summary as JSON")
 	fs.BoolVarP(&f.silent, "quiet", "q", false, "print no frames")
 	return cmd
 }
@@ -126,7 +134,8 @@ type tailer struct {
 
 	// Owned by the reading goroutine.
 	chains *chains
-	acks   int // sub commands answered
+	acks   int                 // sub commands answered
+	seen   map[string]struct{} // channels of messages, for the summary; nil without one
 
 	messages atomic.Int64
 
@@ -138,6 +147,9 @@ func newTailer(f tailFlags, channels []string, stdout, stderr io.Writer) (*taile
 	t := &tailer{
 		flags: f, stderr: stderr, live: isTerminal(stdout),
 		out: bufio.NewWriterSize(stdout, 64<<10), chains: newChains(),
+	}
+	if f.summary {
+		t.seen = map[string]struct{}{}
 	}
 	var err error
 	if t.url, err = siteURL(f.url, "ws"); err != nil {
@@ -156,6 +168,8 @@ func newTailer(f tailFlags, channels []string, stdout, stderr io.Writer) (*taile
 		return nil, usagef("--mode %q: want all or latest", f.mode)
 	case f.ms > 0 && f.mode != "latest":
 		return nil, usagef("--ms belongs to --mode latest")
+	case f.summary && f.pretty:
+		return nil, usagef("--json and --pretty are two ways to print: give one")
 	case f.snap && f.since != "":
 		return nil, usagef("--snap and --since are two ways to begin: give one")
 	}
@@ -218,6 +232,7 @@ func (t *tailer) run(ctx context.Context) error {
 		defer cancel()
 	}
 	err := t.follow(ctx)
+	t.summarize()
 	_ = t.flush()
 	if errors.Is(err, errEnough) || ctx.Err() != nil {
 		err = nil // that was the end asked for
@@ -231,6 +246,23 @@ func (t *tailer) run(ctx context.Context) error {
 		}
 	}
 	return err
+}
+
+// summarize writes the last line of --json.
+func (t *tailer) summarize() {
+	if !t.flags.summary {
+		return
+	}
+	c := t.chains
+	t.outMu.Lock()
+	defer t.outMu.Unlock()
+	_ = json.NewEncoder(t.out).Encode(struct {
+		T        string `json:"t"`
+		Messages int64  `json:"messages"`
+		Channels int    `json:"channels"`
+		Faults   int    `json:"faults"`
+		Gaps     int    `json:"gaps"`
+	}{"summary", t.messages.Load(), len(t.seen), c.faults, c.gaps})
 }
 
 // follow connects, subscribes and reads until something ends it.
@@ -290,7 +322,7 @@ func (t *tailer) dial(ctx context.Context) (*websocket.Conn, error) {
 		b, _ := io.ReadAll(io.LimitReader(res.Body, 4096))
 		return nil, fmt.Errorf("%s refused the connection with %s: %s", t.url, res.Status, strings.TrimSpace(string(b)))
 	}
-	return nil, hinted{fmt.Errorf("can't connect to %s: %w", t.url, err), "Is the gateway running there? 'odin serve' starts one; --url says where it is."}
+	return nil, unreachable(t.url.String(), err, "--url")
 }
 
 // closed puts the end of the connection into words.
@@ -340,6 +372,9 @@ func (f *frame) channel() string {
 func (t *tailer) message(f *frame, b []byte) error {
 	n := t.messages.Add(1)
 	t.print(f, b)
+	if t.seen != nil {
+		t.seen[f.channel()] = struct{}{}
+	}
 	if t.flags.check {
 		if err := t.chains.message(f.channel(), f.Seq, f.Prev, f.Skip); err != nil {
 			fmt.Fprintln(t.stderr, "odin: fault:", err)

@@ -213,7 +213,7 @@ func TestTailAsks(t *testing.T) {
 	if r := odin(t, nil, "", "tail", "--url", url+"/other", "a"); r.code != 1 || !strings.Contains(r.err, "503") || !strings.Contains(r.err, "at_capacity") {
 		t.Errorf("at capacity: %+v", r)
 	}
-	if r := odin(t, nil, "", "tail", "--url", "127.0.0.1:1", "a"); r.code != 1 || !strings.Contains(r.err, "can't connect") {
+	if r := odin(t, nil, "", "tail", "--url", "127.0.0.1:1", "a"); r.code != 1 || !strings.Contains(r.err, "no gateway answers at ws://127.0.0.1:1/ws: connection refused") {
 		t.Errorf("nobody there: %+v", r)
 	}
 }

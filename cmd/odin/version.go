@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"runtime"
 	"runtime/debug"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -21,6 +23,15 @@ type buildInfo struct {
 	Modified bool   `json:"modified,omitempty"`
 	Go       string `json:"go"`
 	Platform string `json:"platform"`
+
+	// Modules are the versions of those that the gateway stands on.
+	Modules map[string]string `json:"modules,omitempty"`
+}
+
+// standsOn are the modules that a report of a fault has to name.
+var standsOn = []string{
+	"github.com/mailru/easygo", "github.com/gobwas/ws", "github.com/panjf2000/ants/v2",
+	"github.com/nats-io/nats-server/v2", "github.com/nats-io/nats.go",
 }
 
 func readBuildInfo() buildInfo {
@@ -28,6 +39,18 @@ func readBuildInfo() buildInfo {
 	if info, ok := debug.ReadBuildInfo(); ok {
 		if b.Version == "" {
 			b.Version = info.Main.Version
+		}
+		for _, m := range info.Deps {
+			if !slices.Contains(standsOn, m.Path) {
+				continue
+			}
+			if m.Replace != nil {
+				m = m.Replace
+			}
+			if b.Modules == nil {
+				b.Modules = map[string]string{}
+			}
+			b.Modules[m.Path] = m.Version
 		}
 		for _, s := range info.Settings {
 			switch s.Key {
@@ -63,13 +86,25 @@ func newVersion() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "version",
 		Short: "Print the version",
-		Args:  nArgs(0, 0),
+		Long: `Version prints the version, the commit where the build knew it, and Go's; then the
+modules that the gateway stands on. 'odin --version' prints the first line alone.
+
+A binary of 'make build' or of a release has its version from the tag, one of 'go
+install' from its module.`,
+		Example: "  odin version\n  odin version --json",
+		Args:    nArgs(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			b := readBuildInfo()
 			if asJSON {
 				return json.NewEncoder(cmd.OutOrStdout()).Encode(b)
 			}
-			_, err := fmt.Fprintln(cmd.OutOrStdout(), b)
+			lines := []string{b.String()}
+			for _, path := range standsOn {
+				if v := b.Modules[path]; v != "" {
+					lines = append(lines, "  "+path+" "+v)
+				}
+			}
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), strings.Join(lines, "\n"))
 			return err
 		},
 	}

@@ -112,7 +112,7 @@ func writeYAML(w io.Writer, c *serveConfig, long bool, note func(setting) string
 		}
 		if long {
 			b.WriteByte('\n')
-			for _, l := range wrap(s.usage+". "+kindOf(s.value), 76) {
+			for _, l := range wrap(strings.TrimSuffix(s.usage+". "+kindOf(s.value), " "), 76) {
 				fmt.Fprintf(&b, "# %s\n", l)
 			}
 			fmt.Fprintf(&b, "# flag --%s, environment %s\n# %s\n", s.flag, s.env(), s.reaches())
@@ -181,7 +181,7 @@ func kindOf(v pflagValue) string {
 	case *list:
 		return "A list, [a, b], or one value."
 	}
-	return "A text."
+	return ""
 }
 
 // reaches says who is reached by a change that SIGHUP takes over.
