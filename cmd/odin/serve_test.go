@@ -175,6 +175,10 @@ func TestServeDemoAndNATS(t *testing.T) {
 	if got.code != 0 || strings.Count(got.out, "\n") != 20 {
 		t.Errorf("tail: %+v", got)
 	}
+	// The sentence that tools look for is there as it is, in this format, too.
+	if sentence := regexp.MustCompile(`"msg":"Calculated max connections: \d+ \(based on 6KB per connection \+ [\d.]+MB overhead\)"`); !sentence.MatchString(r.log.String()) {
+		t.Errorf("the log lacks the sum:\n%s", r.log)
+	}
 	for line := range strings.Lines(r.log.String()) {
 		if !json.Valid([]byte(line)) {
 			t.Errorf("log line %q", line)

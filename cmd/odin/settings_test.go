@@ -370,3 +370,56 @@ func TestTLSPair(t *testing.T) {
 		}
 	}
 }
+
+// Check reads the files that a configuration names, too, and names the setting that is
+// at fault; with --no-files it does not.
+func TestConfigCheckFiles(t *testing.T) {
+	secret, set := writeFile(t, "secret", testSecret), writeFile(t, "set.json", `{"keys":[{"kty":"oct","alg":"HS256","k":"`+b64(testSecret)+`"}]}`)
+	odd := writeFile(t, "odd", "what is this?\n")
+	cert, key := certificateFiles(t, time.Hour)
+	line := odin(t, nil, "", "key", "new", "ops", "--role", "admin", "--out", t.TempDir()+"/k").out
+	good := "token_key_file: " + secret + "\njwks: " + set + "\nrevoked: " + writeFile(t, "revoked", "sub ann\n") +
+		"\npublish_key_file: " + writeFile(t, "keys", line) + "\ntls_cert: " + cert + "\ntls_key: " + key + "\n"
+	if r := odin(t, nil, "", "config", "check", writeFile(t, "odin.yaml", good)); r.code != 0 {
+		t.Fatalf("%+v", r)
+	}
+	for _, c := range []struct{ was, is, want string }{
+		{secret, "/none", "odin.yaml:1: token_key_file: stat /none"},
+		{set, odd, "odin.yaml:2: jwks: " + odd},
+		{"sub ann", "", ""}, // no fault
+		{"revoked: ", "revoked: " + odd + " # ", "odin.yaml:3: revoked: " + odd + ": line 1"},
+		{"publish_key_file: ", "publish_key_file: " + odd + " # ", "odin.yaml:4: publish_key_file: " + odd},
+		{"tls_key: ", "tls_key: /none # ", "odin.yaml:5: tls_cert: key: open /none"},
+	} {
+		path := writeFile(t, "odin.yaml", strings.Replace(good, c.was, c.is, 1))
+		if r := odin(t, nil, "", "config", "check", path); c.want == "" && r.code != 0 || c.want != "" && (r.code != exitUsage || !strings.Contains(r.err, c.want)) {
+			t.Errorf("%s for %s: %+v, want %q", c.is, c.was, r, c.want)
+		}
+		if r := odin(t, nil, "", "config", "check", "--no-files", path); r.code != 0 {
+			t.Errorf("without files: %+v", r)
+		}
+		var said struct {
+			OK     bool
+			Errors []string
+		}
+		r := odin(t, nil, "", "config", "check", "--json", path)
+		if err := json.Unmarshal([]byte(r.out), &said); err != nil || said.OK != (c.want == "") || (len(said.Errors) > 0) == said.OK || r.err != "" {
+			t.Errorf("as JSON: %+v, %v", r, err)
+		}
+	}
+}
+
+// For programs: every setting once, with its names, default and reach.
+func TestConfigDefaultsAsJSON(t *testing.T) {
+	var all []struct{ Key, Flag, Env, Type, Reload, Usage string }
+	r := odin(t, nil, "", "config", "print", "--defaults", "--json")
+	if err := json.Unmarshal([]byte(r.out), &all); err != nil || len(all) != len(newServeConfig().settings()) {
+		t.Fatalf("%v: %d", err, len(all))
+	}
+	for _, s := range all {
+		if s.Flag != "--"+strings.ReplaceAll(s.Key, "_", "-") || s.Env != envName(s.Flag[2:]) || s.Type == "" || s.Usage == "" ||
+			!slices.Contains([]string{"all", "new", "restart"}, s.Reload) {
+			t.Errorf("%+v", s)
+		}
+	}
+}
