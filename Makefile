@@ -232,7 +232,10 @@ page: page-deps ## Build the status page, web/src to web/dist, which is committe
 
 .PHONY: page-check
 page-check: page-deps build ## Fail if web/dist differs from a fresh build; test the page in Chromium
-	@if command -v npm >/dev/null; then \
+	@if ! command -v npm >/dev/null; then :; \
+	elif ! node -e 'const [a, b] = process.versions.node.split(".").map(Number); process.exit(a > 20 || a == 20 && b >= 19 ? 0 : 1)'; then \
+	  echo "note: the page's source needs Node.js 20.19, here is $$(node --version): web/dist is not compared with it, nor tested"; \
+	else \
 	  dir=$$(mktemp -d); trap 'rm -rf "$$dir"' EXIT; cd web; \
 	  npm run --silent build -- --logLevel warn --emptyOutDir --outDir "$$dir/dist"; \
 	  diff -r dist "$$dir/dist" >/dev/null || { echo 'web/dist is not what web/src builds to: make page, and commit it'; diff -rq dist "$$dir/dist"; exit 1; }; \

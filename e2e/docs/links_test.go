@@ -9,12 +9,6 @@ import (
 // ours is where the repository itself is published: such links are to files here.
 var ours = []string{"https://github.com/odin-ws/odin/blob/main/", "https://github.com/odin-ws/odin/tree/main/"}
 
-// awaited are files that are linked to before they are there. Empty it when they are.
-var awaited = map[string]bool{
-	"docs/images/status-light.png": true, "docs/images/status-dark.png": true,
-	"docs/containers.md": true, "docs/operations.md": true, "docs/configuration.md": true,
-}
-
 // linksOf wants every link to a file of the repository to be to one that is there, and
 // every anchor to be a heading's.
 func (c *checker) linksOf(d *document) []problem {
@@ -42,9 +36,6 @@ func (c *checker) linksOf(d *document) []problem {
 			at = d.path
 		case strings.HasPrefix(at, ".."):
 			bad = append(bad, d.bad(l.line, "link %s leads out of the repository", l.text))
-			continue
-		}
-		if awaited[at] && !c.has(at) {
 			continue
 		}
 		if !c.has(at) {
