@@ -23,7 +23,7 @@ GORELEASER_VERSION  := v2.14.3
 
 # Modules of their own, so that what they need is in nobody's binary.
 BENCH_MODULES := bench/peers bench/plot
-TOOL_MODULES  := tools/licences
+TOOL_MODULES  := tools/licences tools/manifests
 
 # Everything is built without cgo, as the binary is shipped. Only the race
 # detector needs it, so a C compiler and its headers; without them the tests run
@@ -85,7 +85,7 @@ lint: ## Run golangci-lint where it is installed (make tools)
 	@if [ -x $(TOOLS)/golangci-lint ]; then lint=$(TOOLS)/golangci-lint; \
 	elif command -v golangci-lint >/dev/null; then lint=golangci-lint; \
 	else lint=; fi; \
-	if [ -n "$$lint" ]; then $$lint run && (cd clients/go && $$lint run) && (cd e2e/faults && $$lint run) && (cd tools/licences && $$lint run); \
+	if [ -n "$$lint" ]; then $$lint run && (cd clients/go && $$lint run) && (cd e2e/faults && $$lint run) && for m in $(TOOL_MODULES); do (cd $$m && $$lint run) || exit 1; done; \
 	else echo 'note: golangci-lint is not installed: not linted (make tools)'; fi
 
 .PHONY: imports

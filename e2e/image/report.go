@@ -18,7 +18,7 @@ func (r *rig) report() (string, int) {
 	builder, _ := exec.Command("buildah", "--version").Output()
 	var u unix.Utsname
 	_ = unix.Uname(&u)
-	cgroups := "v1, which charges no socket buffers to a group"
+	cgroups := "v1, which charge no sockets and no buffers of sockets to a group"
 	if cgroupV2() {
 		cgroups = "v2"
 	}

@@ -103,11 +103,12 @@ func (r *rig) message(ctx context.Context, net *network, c *container) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	client := &http.Client{Transport: &http.Transport{DialContext: net.dial, DisableKeepAlives: true}}
+	//nolint:bodyclose // Dial closes it
 	ws, _, err := websocket.Dial(ctx, "ws://"+public+"/ws", &websocket.DialOptions{HTTPClient: client, Subprotocols: []string{"odin.v1.json"}})
 	if err != nil {
 		return fmt.Errorf("a client can't connect: %w", err)
 	}
-	defer ws.CloseNow()
+	defer func() { _ = ws.CloseNow() }() // it has been judged by then
 	if err := ws.Write(ctx, websocket.MessageText, []byte(`{"op":"sub","id":1,"ch":["demo.hello"]}`)); err != nil {
 		return err
 	}
@@ -158,7 +159,7 @@ func (r *rig) many(ctx context.Context, net *network, c *container) error {
 	if err != nil {
 		return err
 	}
-	r.check("memory of the group", peak < memory, "%.0f MiB at its peak, page cache included, of %d", mib(peak), memory>>20)
+	r.check("memory of the group", peak < memory, "%.0f MiB charged at its peak, page cache included, of %d", mib(peak), memory>>20)
 	return nil
 }
 
