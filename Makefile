@@ -45,14 +45,14 @@ run: build ## Build and run a gateway with a demo market (ARGS='…' for more fl
 	@$(BIN) serve --demo $(ARGS)
 
 .PHONY: test
-test: ## Run every Go test, shuffled; all but e2e, whose clients must keep pace, under the race detector
+test: ## Run every Go test, shuffled; under the race detector all but e2e, whose clients must keep pace, and tools, which have one goroutine
 	@if $(CAN_RACE); then export CGO_ENABLED=1; race=-race; \
 	else race=; echo 'note: no C compiler here: testing without the race detector'; fi; \
 	go test $$race -shuffle=on -timeout 12m $$(go list ./... | grep -v /e2e$$); \
 	go test -shuffle=on -timeout 12m ./e2e; \
 	(cd clients/go && go test $$race -shuffle=on -timeout 3m ./...); \
 	(cd e2e/faults && go test $$race -shuffle=on ./...); \
-	for m in $(TOOL_MODULES); do (cd $$m && go test $$race -shuffle=on ./...); done
+	for m in $(TOOL_MODULES); do (cd $$m && go test -shuffle=on ./...); done
 	@$(MAKE) --no-print-directory e2e-missing
 
 .PHONY: check
