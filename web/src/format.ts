@@ -35,11 +35,12 @@ export function rate(n: number): string {
 /** Bytes: 12.5 MiB. */
 export const bytes = (n: number): string => scaled(n, 1024, ["B", "KiB", "MiB", "GiB", "TiB"]);
 
-/** A part of a whole: 91.6 %. */
+/** A part of a whole: 91.6 %. What is not all of it is never 100 %. */
 export function percent(part: number, whole: number): string {
   if (!(whole > 0)) return "–";
   const p = (100 * part) / whole;
-  return (p === 0 || p >= 99.95 ? p.toFixed(0) : p.toFixed(1)) + gap + "%";
+  const digits = p === 0 || p >= 100 ? p.toFixed(0) : Math.min(p, 99.9).toFixed(1);
+  return digits + gap + "%";
 }
 
 /** Milliseconds as µs, ms or s. */

@@ -1,3 +1,4 @@
+import { span } from "./format.js";
 import type { Stats } from "./stats.js";
 
 /** A message with when it was made, Unix ms. */
@@ -6,8 +7,9 @@ export interface Sample {
   s: Stats;
 }
 
-// How many whole messages are kept: a minute, to compare with.
-const kept = 61;
+// For how long whole messages are kept, seconds of the gateway's clock: a minute, to
+// compare with.
+const kept = 60.5;
 
 // A track keeps so many points of each series; each point stands for so many
 // seconds. Both tracks are bounded: 300 points each.
@@ -38,12 +40,23 @@ class Ring {
   private push(at: number, row: Row): void {
     const last = this.rows.at(-1);
     if (last && row.every((v) => v === null) && last.row.every((v) => v === null)) return; // one break is enough
-    if (last && at <= last.at) at = last.at + 0.001;
+    if (last && at <= last.at) {
+      // The gateway's clock was put back: what is known goes back with it.
+      const by = last.at - at + 0.001;
+      for (const r of this.rows) r.at -= by;
+    }
     this.rows.push({ at, row });
     if (this.rows.length > points + 2) this.rows.shift();
   }
 
-  reset(): void {
+  /** Ends what is known here, until the next point. */
+  break(): void {
+    this.reset();
+    const last = this.rows.at(-1);
+    if (last) this.push(last.at + 0.001, last.row.map(() => null));
+  }
+
+  private reset(): void {
     this.sums = [];
     this.filled = 0;
   }
@@ -56,9 +69,9 @@ class Ring {
 
 /** What the page remembers: the last minute whole, an hour of a few series. */
 export class History {
-  private samples: Sample[] = [];
+  private samples: Sample[] = []; // of one process, none older than a minute
+  private last: Sample | undefined; // before now
   private rings = new Map(tracks.map((every) => [every * points, new Ring(every)]));
-  private width = 0;
 
   constructor(private readonly pick: (now: Sample, before: Sample | undefined) => Row) {}
 
@@ -66,30 +79,31 @@ export class History {
     return this.samples.at(-1);
   }
 
-  /** The one before now. */
+  /** The one before now, however long ago. */
   get before(): Sample | undefined {
-    return this.samples.at(-2);
+    return this.last;
   }
 
   add(sample: Sample): void {
-    const before = this.now;
-    if (before && sample.s.uptimeSeconds < before.s.uptimeSeconds) {
-      this.lost(sample.at); // another process: counts begin again
-      this.samples = [];
-    }
-    const row = this.pick(sample, this.now);
+    const up = sample.s.uptimeSeconds;
+    if (this.now && up < this.now.s.uptimeSeconds) this.restarted();
+    this.last = this.now;
+    const row = this.pick(sample, this.last);
     this.samples.push(sample);
-    if (this.samples.length > kept) this.samples.shift();
-    this.width = row.length;
+    while (up - this.samples[0]!.s.uptimeSeconds > kept) this.samples.shift();
     for (const ring of this.rings.values()) ring.add(sample.at / 1000, row);
   }
 
   /** Notes that nothing is known from here to the next sample. */
-  lost(at: number): void {
-    for (const ring of this.rings.values()) {
-      ring.reset();
-      ring.add(at / 1000, new Array<null>(this.width).fill(null));
-    }
+  lost(): void {
+    for (const ring of this.rings.values()) ring.break();
+  }
+
+  /** Notes that the next sample is of another process, which counts from its own start. */
+  restarted(): void {
+    this.lost();
+    this.samples = [];
+    this.last = undefined;
   }
 
   columns(seconds: number, series: number[]): Row[] {
@@ -100,6 +114,17 @@ export class History {
   lately(of: (s: Stats) => number): number {
     const [first, last] = [this.samples[0], this.now];
     return first && last ? Math.max(0, of(last.s) - of(first.s)) : 0;
+  }
+
+  /** For how long that is, seconds: less than 60 while the page is new. */
+  get known(): number {
+    const [first, last] = [this.samples[0], this.now];
+    return first && last ? last.s.uptimeSeconds - first.s.uptimeSeconds : 0;
+  }
+
+  /** The same in words. */
+  get latelySaid(): string {
+    return this.known > 59 ? "last minute" : `last ${span(Math.max(1, Math.round(this.known)))}`;
   }
 
   /** A message of a minute ago, or the first the page knows. */

@@ -30,8 +30,14 @@ export function askKey(refused: boolean): Promise<string> {
   input.value = "";
   if (!dialog.open) dialog.showModal();
   return new Promise((resolve) => {
-    dialog.oncancel = (e) => e.preventDefault(); // there is nothing to see without
+    let answered = false;
+    // There is nothing to see without. A browser lets cancel be prevented only once.
+    dialog.oncancel = (e) => e.preventDefault();
+    dialog.onclose = () => {
+      if (!answered) dialog.showModal();
+    };
     byId<HTMLFormElement>("ask-form").onsubmit = () => {
+      answered = true;
       const key = input.value.trim();
       input.value = "";
       keep(key);

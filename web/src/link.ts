@@ -7,6 +7,8 @@ const channel = "_sys.stats";
 export interface Handlers {
   onStats(s: Stats, at: number): void;
   onState(s: State): void;
+  /** What comes next is of another process. */
+  onRestart(): void;
   /** The client has ended for good. */
   onEnd(why: string): void;
 }
@@ -43,7 +45,9 @@ async function once(url: string, key: string, h: Handlers): Promise<OdinError | 
       channels: [channel],
       snapshot: true,
       onMessage: (m) => h.onStats(m.data as Stats, m.time),
-      onGap: () => {}, // the next message says all there is to know
+      onGap(g) {
+        if (g.why === "epoch") h.onRestart(); // of others the next message says all there is to know
+      },
     });
   } catch (err) {
     client.close();

@@ -43,6 +43,7 @@ function draw(): void {
   for (const p of panels) p.draw(now, seconds);
   for (const show of tables) show(now.s);
   slowly(now.s);
+  for (const e of document.querySelectorAll<HTMLElement>("thead .lately")) text(e, history.latelySaid);
 }
 
 function onStats(s: Stats, at: number): void {
@@ -108,11 +109,12 @@ void follow(
   {
     onStats,
     onState(s) {
-      if (link?.connected && !s.connected) history.lost(Date.now());
+      if (link?.connected && !s.connected) history.lost();
       link = s;
       retryAt = performance.now() + (s.retryIn ?? 0);
       judge();
     },
+    onRestart: () => history.restarted(),
     onEnd(why) {
       ended = why;
       judge();

@@ -38,11 +38,11 @@ test("what was not seen is a gap, and one is enough", () => {
   const h = new History((now, before) => [perSecond(now, before, ofN)]);
   h.add(sample(1, 10));
   h.add(sample(2, 20));
-  h.lost(3000);
-  h.lost(4000);
+  h.lost();
+  h.lost();
   h.add(sample(9, 90));
   const [times, rate] = h.columns(300, [0]);
-  assert.deepEqual(times, [1, 2, 3, 9]);
+  assert.deepEqual(times, [1, 2, 2.001, 9]);
   assert.deepEqual(rate, [null, 10, null, 10]);
 });
 
@@ -54,6 +54,38 @@ test("another process begins to count again", () => {
   h.add(sample(106, 6, 2));
   assert.deepEqual(h.columns(300, [0])[1], [null, 100, null, 2]);
   assert.equal(h.lately(ofN), 2);
+  // Also one that was not seen until it was up for longer than the one before.
+  h.restarted();
+  h.add(sample(200, 90_000, 50));
+  h.add(sample(201, 90_003, 51));
+  assert.deepEqual(h.columns(300, [0])[1], [null, 100, null, 2, null, 3]);
+  assert.equal(h.lately(ofN), 3);
+});
+
+test("a minute is a minute of the gateway, whatever came between", () => {
+  const h = new History(() => [0]);
+  for (let i = 1; i <= 20; i++) h.add(sample(i, i));
+  assert.equal(h.lately(ofN), 19);
+  assert.equal(h.latelySaid.replace("\u202f", "_"), "last 19_s");
+  h.lost();
+  h.add(sample(700, 10_000)); // ten minutes later: not what came meanwhile
+  h.add(sample(701, 10_001));
+  assert.equal(h.lately(ofN), 1);
+  assert.equal(h.latelySaid.replace("\u202f", "_"), "last 1_s");
+  for (let i = 702; i < 800; i++) h.add(sample(i, 9300 + i));
+  assert.equal(h.lately(ofN), 60);
+  assert.equal(h.latelySaid, "last minute");
+});
+
+// The browser's clock is not asked, and the gateway's may be put back.
+test("points keep their distance when the clock is put back", () => {
+  const h = new History((now) => [now.s.n]);
+  for (let i = 1; i <= 10; i++) h.add(sample(4000 + i, i, i));
+  for (let i = 11; i <= 20; i++) h.add(sample(400 + i, i, i));
+  const [times, n] = h.columns(300, [0]);
+  assert.deepEqual(n, Array.from({ length: 20 }, (_, i) => i + 1));
+  assert.ok(times.at(-1) === 420 && Math.abs(times[0] - 402) < 0.01, times.join(" "));
+  for (let i = 1; i < times.length; i++) assert.ok(times[i] > times[i - 1]);
 });
 
 test("figures", () => {
@@ -69,5 +101,6 @@ test("figures", () => {
   }
   assert.equal(format.percent(1, 0), "–");
   assert.equal(format.percent(499, 500).replaceAll(gap, "_"), "99.8_%");
+  assert.equal(format.percent(54_612, 54_613).replaceAll(gap, "_"), "99.9_%");
   assert.equal(format.percent(500, 500).replaceAll(gap, "_"), "100_%");
 });

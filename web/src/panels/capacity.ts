@@ -15,12 +15,12 @@ function divide(c: Capacity, max: number): void {
     ...c.terms.filter((t) => t.per === "process" && t.bytes > 0).map((t) => ({ name: t.name, bytes: t.bytes })),
     { name: "connections", bytes: max * c.bytes_per_connection },
   ];
-  parts.push({ name: "not used", bytes: Math.max(0, c.limit.bytes - parts.reduce((n, p) => n + p.bytes, 0)) });
+  parts.push({ name: "to spare", bytes: Math.max(0, c.limit.bytes - parts.reduce((n, p) => n + p.bytes, 0)) });
   const [stack, legend] = [byId("cap-stack"), byId("cap-legend")];
   while (stack.children.length > parts.length) stack.lastChild!.remove();
   while (legend.children.length > parts.length) legend.lastChild!.remove();
   parts.forEach((p, i) => {
-    const color = `var(${colors[p.name] ?? (p.name === "not used" ? "--track" : "--dim")})`;
+    const color = `var(${colors[p.name] ?? (p.name === "to spare" ? "--track" : "--dim")})`;
     const bar = (stack.children[i] as HTMLElement | undefined) ?? stack.appendChild(make("i"));
     bar.style.width = `${(100 * p.bytes) / c.limit.bytes}%`;
     bar.style.background = color;
@@ -50,6 +50,7 @@ export function capacity(s: Stats): void {
   ].filter(Boolean);
   text("cap-why", `(limit − overhead) ∕ bytes of a connection: memory allows ${count(c.by_memory)}${others.map((o) => `, ${o}`).join("")}. Enforced: ${count(s.maxConnections)}. Limit from ${c.limit.source}, profile ${c.profile}.`);
   divide(c, s.maxConnections);
+  text("cap-spare", c.by_memory - s.maxConnections > 1000 ? "Logs, buffers and subscriptions may each take an eighth of what is to spare." : "");
   if (!byId("cap-table").closest("details")!.open && byId<HTMLTableElement>("cap-table").tBodies[0]!.rows.length > 0) return;
   const group = (per: string, all: string, total: number) => [
     [{ text: all, class: "total" }, { text: count(total), class: "total" }, { text: bytes(total), class: "total" }],

@@ -55,8 +55,8 @@ export function delivery(history: History) {
     text("lag-max", ms(h.maxMs));
     const loops = s.loopLag && s.loopLag.count > 0 ? ` Event loops were late by ${ms(s.loopLag.p99Ms)} at p99.` : "";
     text("lag-what", (quiet
-      ? `Nothing in the last minute; shown are the ${count(h.count)} deliveries since start.`
-      : `${count(total)} deliveries of the last minute. Since start: p50 ${ms(h.p50Ms)}, p90 ${ms(h.p90Ms)}, p99 ${ms(h.p99Ms)}.`) + loops);
+      ? `${history.known > 0 ? `Nothing in the ${history.latelySaid}; shown` : "Shown"} are the ${count(h.count)} deliveries since start.`
+      : `${count(total)} deliveries of the ${history.latelySaid}. Since start: p50 ${ms(h.p50Ms)}, p90 ${ms(h.p90Ms)}, p99 ${ms(h.p99Ms)}.`) + loops);
     bars(h, shown);
     rows("lag-table", h.buckets.map((b, i) => [upTo(b, h.buckets[i - 1]), count(recent[i]!), count(b.n)]), "no buckets");
   };
@@ -74,7 +74,9 @@ function bars(h: Histogram, n: number[]): void {
   const box = byId("lag-bars");
   const wanted = last - first + 1;
   while (box.children.length > wanted) box.lastChild!.remove();
-  const every = Math.ceil(wanted / 8); // labels that fit
+  const every = Math.ceil(wanted / Math.max(1, Math.min(8, Math.floor(box.clientWidth / 62)))); // labels that fit
+  const room = box.clientWidth >= 28 * wanted; // for "11%" on each
+  const highest = n.indexOf(most);
   for (let i = first; i <= last; i++) {
     let column = box.children[i - first] as HTMLElement | undefined;
     if (!column) {
@@ -85,7 +87,7 @@ function bars(h: Histogram, n: number[]): void {
     const [share, bar, label] = column.children as unknown as HTMLElement[];
     const part = n[i]! / most;
     bar!.style.height = n[i]! > 0 ? `calc((100% - 34px) * ${Math.max(0.015, part).toFixed(4)})` : "0";
-    text(share!, part > 0.2 ? `${((100 * n[i]!) / total).toFixed(0)}%` : "");
+    text(share!, (room ? part > 0.2 : i === highest) ? `${((100 * n[i]!) / total).toFixed(0)}%` : "");
     const le = upTo(h.buckets[i]!, h.buckets[i - 1]).replace(/\.0+(?!\d)/, "");
     text(label!, h.buckets[i]!.le === null || ((i - first) % every === 0 && i < last) ? le : "");
     column.title = `${h.buckets[i]!.le === null ? "" : "up to "}${le}: ${count(n[i]!)}`;

@@ -7,6 +7,7 @@ import { limitAt, memoryAt, memoryTerms } from "../series.js";
 // What is held against the limit, in words.
 const accounts: Record<string, string> = {
   cgroup: "working set of the container (cgroup)",
+  "cgroup v1": "working set of the container (cgroup v1, without sockets)",
   process: "this process, without the kernel's sockets; limit set by hand",
   host: "no container limit: the whole machine",
   go: "not watched: Go's own memory",
@@ -33,7 +34,8 @@ export function memory(history: History) {
       text("mem-used", bytes(used));
       text("mem-limit", limit ? `of ${bytes(limit)}` : "no limit known");
       text("mem-part", percent(used, limit));
-      text("mem-account", accounts[s.memory.account] ?? s.memory.account);
+      const account = s.memory.source?.startsWith("cgroup v1") ? "cgroup v1" : s.memory.account;
+      text("mem-account", accounts[account] ?? account);
       byId("mem-account").title = s.memory.source ?? "";
       meter("mem-meter", used, limit, 0.88, 0.96);
       const place = new Map(memoryTerms.map(([name], i) => [name, i]));

@@ -43,13 +43,15 @@ async function look(key: string): Promise<void> {
   button.disabled = true;
   text("slow-said", "looking");
   try {
-    const res = await fetch("/connz?sort=lag&limit=10", key ? { headers: { "X-API-Key": key } } : {});
+    const res = await fetch("/connz?sort=lag&limit=10", key
+      ? { headers: { "X-API-Key": key }, credentials: "omit" } // else the browser asks for a name and a password if it is refused
+      : {});
     if (!res.ok) throw new Error(`the gateway answered ${res.status}`);
     const { connections, total } = (await res.json()) as { connections: Conn[]; total: number };
     const behind = connections.filter((c) => c.lag > 0 || c.blocked || c.held || c.strikes > 0);
     byId("slow-found").hidden = false;
     rows("slow-conns", behind.map((c) => [
-      c.conn, c.addr, count(c.lag), bytes(c.unacked_bytes), `${span(c.taken_s)} ago`, why(c),
+      c.conn, why(c), count(c.lag), bytes(c.unacked_bytes), `${span(c.taken_s)} ago`, c.addr,
     ]), `None of ${count(total)} is behind.`);
     text("slow-said", `as of ${clock(Date.now())}`);
   } catch (err) {
