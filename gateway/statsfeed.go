@@ -15,6 +15,9 @@ const (
 	statsChannel = "_sys.stats"
 	// statsEvery is the time between its messages.
 	statsEvery = time.Second
+	// maxPages is how many may be connected to it: a quarter of the admin port, so that
+	// forgotten pages leave room for who publishes and scrapes.
+	maxPages = maxAdminConns / 4
 )
 
 // liveStats is a message of _sys.stats: what /stats says, and what only an admin is
@@ -44,12 +47,13 @@ type settingsStats struct {
 func (g *Gateway) newFeed() *sysfeed.Feed {
 	var top topChannels // the sampler's
 	cfg := sysfeed.Config{
-		Channel: statsChannel, Every: statsEvery, Node: g.node,
+		Channel: statsChannel, Every: statsEvery, Most: maxPages, Node: g.node,
 		Sample: func() []byte { return g.sample(&top) },
 		Idle:   top.forget,
-		Ping:   g.cfg.Ping, Heartbeat: g.live.Load().Heartbeat, FrameTimeout: g.cfg.FrameTimeout,
-		Rate: func() (int, int) { l := g.live.Load(); return l.RateBurst, l.RatePerSec },
-		Pool: g.pool, Retry: drainRetry,
+		Ping:   g.cfg.Ping, FrameTimeout: g.cfg.FrameTimeout,
+		Heartbeat: func() time.Duration { return g.live.Load().Heartbeat },
+		Rate:      func() (int, int) { l := g.live.Load(); return l.RateBurst, l.RatePerSec },
+		Pool:      g.pool, Retry: drainRetry,
 	}
 	if keys := g.cfg.APIKeys; keys != nil {
 		cfg.Allowed = func(text string) bool {

@@ -164,7 +164,7 @@ func (c *conn) reset() {
 // write is the writer: it sends what is queued, and a heartbeat in a silence.
 func (c *conn) write() {
 	defer close(c.wrote)
-	heartbeat := c.f.cfg.Heartbeat
+	heartbeat := c.f.cfg.Heartbeat()
 	if heartbeat <= 0 {
 		heartbeat = time.Hour
 	}

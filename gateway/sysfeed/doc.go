@@ -7,7 +7,7 @@
 //
 // It speaks odin.v1.json with the parsers and builders of gateway/wire, so the same
 // client libraries follow it. Unlike the public port it has two goroutines and a
-// buffer for each connection: whoever listens bounds how many there are.
+// buffer for each connection: Config.Most bounds how many there are.
 //
 // Epoch, seq and prev are the feed's own. The epoch changes with every Feed, seq
 // counts from 1, and prev is always seq-1. Only the newest message is kept: it is

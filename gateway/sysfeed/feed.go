@@ -17,6 +17,8 @@ type Config struct {
 	Channel string
 	// Every is the time between messages.
 	Every time.Duration
+	// Most is how many connections there may be at once.
+	Most int
 	// Sample makes the next message, JSON. One call at a time, while somebody has
 	// subscribed.
 	Sample func() []byte
@@ -34,8 +36,10 @@ type Config struct {
 
 	// Node is how clients know this process.
 	Node string
-	// Ping, Heartbeat and FrameTimeout are as on the public port; 0: not.
-	Ping, Heartbeat, FrameTimeout time.Duration
+	// Ping and FrameTimeout are as on the public port; 0: not.
+	Ping, FrameTimeout time.Duration
+	// Heartbeat is after how much silence a new connection is sent one; 0: not.
+	Heartbeat func() time.Duration
 	// Rate is the token bucket for a new client's commands.
 	Rate func() (burst, perSec int)
 	// Pool lends the buffers of unfinished messages.
@@ -53,6 +57,7 @@ type Feed struct {
 	// Any goroutine.
 	count   counters
 	ids     atomic.Uint64
+	taken   atomic.Int64   // places of Most
 	done    chan struct{}  // closed by Close
 	running sync.WaitGroup // connections, and the ticker
 

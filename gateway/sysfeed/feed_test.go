@@ -50,8 +50,9 @@ func newServer(t *testing.T, change func(*Config)) *server {
 	t.Helper()
 	s := &server{t: t, pool: bufpool.New(1 << 20)}
 	cfg := Config{
-		Channel: ch, Every: 5 * time.Millisecond, Sample: func() []byte { return []byte(`{"x":1}`) },
-		Node: "n1", Rate: func() (int, int) { return 100, 1000 }, Pool: s.pool, Retry: func() int { return 700 },
+		Channel: ch, Every: 5 * time.Millisecond, Most: 100, Sample: func() []byte { return []byte(`{"x":1}`) },
+		Heartbeat: func() time.Duration { return 0 },
+		Node:      "n1", Rate: func() (int, int) { return 100, 1000 }, Pool: s.pool, Retry: func() int { return 700 },
 	}
 	if change != nil {
 		change(&cfg)
@@ -455,7 +456,7 @@ func TestPing(t *testing.T) {
 
 func TestHeartbeat(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, func(c *Config) { c.Heartbeat = 10 * time.Millisecond })
+	s := newServer(t, func(c *Config) { c.Heartbeat = func() time.Duration { return 10 * time.Millisecond } })
 	c := s.dial()
 	for range 3 {
 		c.want("hb")
@@ -497,6 +498,19 @@ func TestClose(t *testing.T) {
 		t.Errorf("%d", code)
 	}
 	s.Close()
+}
+
+// One too many is told so, and has a place once somebody has left.
+func TestPlaces(t *testing.T) {
+	s := newServer(t, func(c *Config) { c.Most = 2 })
+	a, _ := s.dial(), s.dial()
+	_, resp, err := websocket.Dial(t.Context(), "ws://"+s.addr, nil)
+	if err == nil || resp == nil || resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("Retry-After") == "" {
+		t.Fatalf("%v, %v", resp, err)
+	}
+	a.CloseNow()
+	s.eventually("the first one to have left", func() bool { return s.taken.Load() == 1 })
+	s.dial()
 }
 
 // A request that is no handshake is answered as on the public port.

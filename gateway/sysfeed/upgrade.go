@@ -25,6 +25,14 @@ func (f *Feed) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		refuse(w, ref)
 		return
 	}
+	defer f.taken.Add(-1)
+	if f.taken.Add(1) > int64(f.cfg.Most) {
+		refuse(w, &wire.Refusal{
+			Status: http.StatusServiceUnavailable, Code: "busy", Message: "too many connections follow this already",
+			Header: [][2]string{{"Retry-After", "5"}},
+		})
+		return
+	}
 	answer, err := req.AppendUpgrade(nil)
 	if err != nil {
 		refuse(w, &wire.Refusal{Status: http.StatusBadRequest, Code: "bad_request", Message: "the handshake can't be answered"})
