@@ -89,19 +89,30 @@ func only(method string, h http.HandlerFunc) http.HandlerFunc {
 	}
 }
 
-// guardAdmin keeps web pages in a browser on this machine from publishing: a
-// foreign Host is DNS rebinding, a foreign Origin another site's page. With API
-// keys the host may be any: a page has no key for it.
+// guardAdmin keeps web pages in a browser on this machine from publishing, and from
+// making the gateway work: a foreign Host is DNS rebinding, a foreign Origin another
+// site's page, and so is what fetches without an Origin, such as an image. With API keys
+// the host may be any: a page has no key for it.
 func (g *Gateway) guardAdmin(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		origins := r.Header["Origin"]
 		ours := len(origins) == 0 || len(origins) == 1 && (origins[0] == "http://"+r.Host || origins[0] == "https://"+r.Host)
-		if !ours || g.cfg.APIKeys == nil && !loopback(hostPort(r.Host)) {
+		if !ours || embeds(r) || g.cfg.APIKeys == nil && !loopback(hostPort(r.Host)) {
 			writeError(w, http.StatusForbidden, "forbidden", "the admin port answers this machine only, and no web page of another site", 0)
 			return
 		}
 		h.ServeHTTP(w, r)
 	})
+}
+
+// embeds reports whether a page of another site wants something for itself, and not
+// because somebody follows its link; browsers say so (https://www.w3.org/TR/fetch-metadata/).
+func embeds(r *http.Request) bool {
+	switch r.Header.Get("Sec-Fetch-Site") {
+	case "cross-site", "same-site": // same-site: another port of this machine
+		return r.Header.Get("Sec-Fetch-Mode") != "navigate" || r.Header.Get("Sec-Fetch-Dest") != "document"
+	}
+	return false
 }
 
 // channelInfo is one line of GET /v1/channels.

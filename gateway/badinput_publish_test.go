@@ -131,6 +131,9 @@ func TestBadPublications(t *testing.T) {
 				"Origin, suffix trick":   func(r *http.Request) { r.Header.Set("Origin", "http://"+own+".evil.example") },
 				"Origin, another port":   func(r *http.Request) { r.Header.Set("Origin", "http://127.0.0.1:1") },
 				"two Origins":            func(r *http.Request) { r.Header["Origin"] = []string{"http://" + own, "https://evil.example"} },
+				"an image of theirs":     fetchedBy("cross-site", "no-cors", "image"),
+				"a frame of theirs":      fetchedBy("cross-site", "navigate", "iframe"),
+				"another port's script":  fetchedBy("same-site", "no-cors", "script"),
 			} {
 				status, answer := g.post(t, path, good, change)
 				if status != 403 {
@@ -146,6 +149,16 @@ func TestBadPublications(t *testing.T) {
 		}
 		if status, _ := g.post(t, "/v1/publish", good, func(r *http.Request) { r.Header.Set("Origin", "http://"+own) }); status != 200 {
 			t.Errorf("our own Origin: %d", status)
+		}
+		for name, change := range map[string]func(*http.Request){
+			"our own page's":   fetchedBy("same-origin", "cors", "empty"),
+			"typed":            fetchedBy("none", "navigate", "document"),
+			"a link of theirs": fetchedBy("cross-site", "navigate", "document"),
+		} {
+			status, _ := g.post(t, "/", "", func(r *http.Request) { r.Method = http.MethodGet; change(r) })
+			if status != 200 {
+				t.Errorf("%s: %d", name, status)
+			}
 		}
 	})
 	k.stop() // the broker's failures are for others
@@ -163,6 +176,15 @@ func TestBadPublications(t *testing.T) {
 			wantRefusal(t, status, row.status, answer, row.code)
 		}
 	})
+}
+
+// fetchedBy is what a browser says of a request's origin and use.
+func fetchedBy(site, mode, dest string) func(*http.Request) {
+	return func(r *http.Request) {
+		r.Header.Set("Sec-Fetch-Site", site)
+		r.Header.Set("Sec-Fetch-Mode", mode)
+		r.Header.Set("Sec-Fetch-Dest", dest)
+	}
 }
 
 func TestBadBatches(t *testing.T) {
