@@ -9,7 +9,8 @@ import (
 // MemoryStats says what the memory in use is, by who holds it. The terms add up to
 // Stats.MemoryUsedBytes; where that is not watched, to what Go has.
 type MemoryStats struct {
-	// Account is what is held against the limit: the "cgroup", this "process" alone
+	// Account is what is held against the limit: the "cgroup" (v1 does not charge the
+	// kernel's sockets to it), this "process" alone
 	// (a limit set by hand; the kernel's sockets are not in it), the "host" with all that
 	// runs there, or "go" where none is watched.
 	Account string       `json:"account"`
@@ -52,7 +53,8 @@ func (g *Gateway) memoryStats(st *Stats, goBytes int64) MemoryStats {
 	own("history cache", "what was read of the stream for those behind the logs", st.HistoryBytes, g.history.limit)
 	own("pooled buffers", "partial frames, frames not yet taken, and buffers at rest", st.PooledBytes+st.PooledIdle, g.live.Load().BufferBudget)
 	own("Go heap and stacks", "all else in Go's memory: connections, subscriptions, the embedded broker, garbage", inGo, 0)
-	if m.Account == "cgroup" || m.Account == "host" {
+	unseen := strings.HasPrefix(m.Source, "cgroup v1") // it does not charge sockets to the group
+	if m.Account == "cgroup" && !unseen || m.Account == "host" {
 		sockets := int64(st.CurrentConnections) + st.Handshakes
 		add("backlog", "bytes sent and not yet acknowledged, as charged", take(st.BacklogBytes), st.BacklogBudget)
 		add("kernel: sockets", "reckoned: "+capacity.FormatSize(capacity.KernelPerConnection)+" for each", take(sockets*capacity.KernelPerConnection),
