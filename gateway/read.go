@@ -238,7 +238,9 @@ func (s *shard) gone(r connRef, c *slot) {
 // fail closes a connection with a close frame that says why.
 func (s *shard) fail(r connRef, c *slot, code uint16, reason string) {
 	s.g.count.closed(code)
-	s.g.recent.note(code, reason, func() netip.Addr { return s.addr(r, c) })
+	if code != closeRestart { // a drain's and --max-age's goodbyes would push the others out
+		s.g.recent.note(code, reason, func() netip.Addr { return s.addr(r, c) })
+	}
 	s.wbuf = wire.AppendClose(s.wbuf[:0], code, reason)
 	s.goodbye(r, c, s.wbuf, code)
 }

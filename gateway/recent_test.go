@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"context"
 	"net/netip"
 	"strconv"
 	"sync"
@@ -62,5 +63,25 @@ func TestRecentRefusalsDoNotAllocate(t *testing.T) {
 	var l recent
 	if n := testing.AllocsPerRun(1000, func() { l.note(503, "at_capacity", nil) }); n > 0 {
 		t.Errorf("%v allocations", n)
+	}
+}
+
+// A drain's goodbyes are no refusals, and leave those that are listed where they are.
+func TestGoodbyesAreNoRefusals(t *testing.T) {
+	t.Parallel()
+	g := newTestGateway(t, nil)
+	c := g.dial()
+	ended := make(chan error, 1)
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		defer cancel()
+		ended <- g.Shutdown(ctx)
+	}()
+	c.wantClose(1012)
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	if r := g.recent.list(); len(r) != 0 {
+		t.Errorf("%+v", r)
 	}
 }
