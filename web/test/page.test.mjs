@@ -4,6 +4,7 @@ import { execFileSync, spawnSync } from "node:child_process";
 import fs from "node:fs";
 import path from "node:path";
 import { after, before, test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
 import { chromium } from "playwright-core";
 import { bin, scratch, Server } from "./server.mjs";
 
@@ -149,6 +150,25 @@ test("it says when the gateway is gone, silent, back", { skip }, async (t) => {
 
   await s.end("SIGTERM"); // drains
   await says(page, "#notice", /^Connection to the gateway lost/);
+});
+
+test("another process is told by its epoch, however long it is up", { skip }, async (t) => {
+  let s = await Server.start(t);
+  const page = await open(s);
+  await says(page, "#live", "live");
+  await says(page, "#msg-in", `0${gap}/s`);
+  page.seen.down = true;
+  await page.context().setOffline(true); // what goes on beside it
+  const { uptimeSeconds } = await s.stats();
+  await s.end("SIGKILL");
+  s = await s.restart();
+  await s.publish(1000, "hot.a", "hot.b");
+  while ((await s.stats()).uptimeSeconds < uptimeSeconds + 1) await sleep(100);
+  assert.match(await page.textContent("#live"), /reconnecting/);
+  await page.context().setOffline(false);
+  await says(page, "#pairs", /Delivered to this node2\u202f000/);
+  await says(page, "#msg-in", `0${gap}/s`);
+  assert.match(await page.textContent("#in-chart figcaption"), /between 0.\/s and 0.\/s/);
 });
 
 test("with API keys it asks for one", { skip }, async (t) => {
