@@ -208,6 +208,7 @@ type replay struct {
 	name      string
 	after, to uint64
 	id        wire.ID
+	missed    bool // a part of it could not be had
 }
 
 // replayCommand begins a replay command.
@@ -320,6 +321,7 @@ func (s *shard) writeReplay(r connRef, c *slot, p *replay, span channel.Span) bo
 		s.g.count.Replayed.Add(next - span.First)
 		if span.Gap {
 			s.g.count.gap(channel.WhyEvicted)
+			p.missed = true
 		}
 		if len(rest) > 0 {
 			s.queueOut(r, c, rest, nil)
@@ -330,7 +332,7 @@ func (s *shard) writeReplay(r connRef, c *slot, p *replay, span channel.Span) bo
 
 // miss tells that the rest of a replay can't be had.
 func (p *replay) miss(s *shard, r connRef, c *slot, why string) {
-	s.g.count.Replays[replayGap].Add(1)
+	p.missed = true
 	s.g.count.gap(why)
 	s.wbuf = wire.AppendGap(s.wbuf[:0], p.name, p.after, p.to+1, why)
 	p.after = p.to
@@ -339,7 +341,11 @@ func (p *replay) miss(s *shard, r connRef, c *slot, why string) {
 
 // replayed ends a replay command.
 func (s *shard) replayed(r connRef, c *slot, p *replay) {
-	s.g.count.Replays[replayDone].Add(1)
+	how := replayDone
+	if p.missed {
+		how = replayGap
+	}
+	s.g.count.Replays[how].Add(1)
 	c.ext.replay = nil
 	s.wbuf = wire.AppendAck(s.wbuf[:0], p.id)
 	if !s.send(r, c, s.wbuf) {

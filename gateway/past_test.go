@@ -293,6 +293,10 @@ func TestReplayCommand(t *testing.T) {
 	if f := c.want("err"); string(f.Code) != `"bad_channel"` {
 		t.Fatal(f.raw)
 	}
+	// Each counts once, as how it went.
+	if st := g.Stats(); st.Replays["complete"] != 3 || st.Replays["gap"] != 3 || st.Replays["refused"] != 2 || st.MessageReplayRequests != 8 {
+		t.Errorf("%v, %d in all", st.Replays, st.MessageReplayRequests)
+	}
 }
 
 // A thousand channels with positions in one frame: one ack, all resumed.
