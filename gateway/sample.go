@@ -56,17 +56,21 @@ func (s *sampler) admit(kind string, now time.Time) (ok bool, untold int) {
 	return true, untold
 }
 
-// ended calls f for each kind whose window is over, with how many lines of it were
-// left out.
-func (s *sampler) ended(now time.Time, f func(kind string, leftOut int)) {
+// ended returns the kinds whose window is over, with how many lines of each were left
+// out.
+func (s *sampler) ended(now time.Time) (leftOut map[string]int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for kind, k := range s.kinds {
 		if k.leftOut > 0 && now.Sub(k.began) >= sampleWindow {
-			f(kind, k.leftOut)
+			if leftOut == nil {
+				leftOut = make(map[string]int)
+			}
+			leftOut[kind] = k.leftOut
 			k.leftOut = 0
 		}
 	}
+	return leftOut
 }
 
 // sampled logs a warning that a client can cause.
@@ -76,6 +80,9 @@ func (g *Gateway) sampled(kind, message string, args ...any) {
 
 // sampledAt is sampled at another level.
 func (g *Gateway) sampledAt(level slog.Level, kind, message string, args ...any) {
+	if !g.log.Enabled(context.Background(), level) {
+		return // nobody misses it
+	}
 	ok, untold := g.sampler.admit(kind, time.Now())
 	if untold > 0 {
 		g.tellLeftOut(kind, untold)
@@ -87,7 +94,12 @@ func (g *Gateway) sampledAt(level slog.Level, kind, message string, args ...any)
 
 // tellSampled says of floods that are over how many lines were left out; once a
 // second.
-func (g *Gateway) tellSampled(now time.Time) { g.sampler.ended(now, g.tellLeftOut) }
+func (g *Gateway) tellSampled(now time.Time) {
+	// Without the sampler's lock: shards ask it, and a log that nobody reads blocks.
+	for kind, n := range g.sampler.ended(now) {
+		g.tellLeftOut(kind, n)
+	}
+}
 
 func (g *Gateway) tellLeftOut(kind string, n int) {
 	g.log.Warn("log lines of one kind were left out", "kind", kind, "lines", n)

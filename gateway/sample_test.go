@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bytes"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -48,6 +49,42 @@ func TestLogFlood(t *testing.T) {
 		}
 	})
 }
+
+// What the level hides is neither written nor missing, and who writes of a flood holds
+// up nobody who asks whether he may.
+func TestLogFloodHidden(t *testing.T) {
+	out := new(lines)
+	g := &Gateway{log: slog.New(slog.NewTextHandler(out, &slog.HandlerOptions{Level: slog.LevelError}))}
+	for range 3 * sampledLines {
+		g.sampled("token", "a token was refused")
+	}
+	if n := g.sampler.leftOut.Load(); n != 0 || out.String() != "" {
+		t.Errorf("%d left out: %s", n, out)
+	}
+	asked := false
+	g.log = slog.New(slog.NewTextHandler(writerFunc(func(b []byte) (int, error) {
+		if bytes.Contains(b, []byte("left out")) {
+			if !g.sampler.mu.TryLock() {
+				t.Error("it writes with the lock held")
+				return len(b), nil
+			}
+			g.sampler.mu.Unlock()
+			asked = true
+		}
+		return len(b), nil
+	}), nil))
+	for range 3 * sampledLines {
+		g.sampled("token", "a token was refused")
+	}
+	g.tellSampled(time.Now().Add(sampleWindow))
+	if !asked {
+		t.Error("nothing was said of the flood")
+	}
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
 
 // A client that floods with what is refused can't flood the log, whatever it does.
 func TestRefusalsDoNotFloodTheLog(t *testing.T) {
