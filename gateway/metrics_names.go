@@ -74,7 +74,7 @@ var metrics = describe([]metric{
 	}),
 	counter("bytes_in_total", "Bytes read from clients.", func(s *Stats) uint64 { return s.BytesIn }),
 	counter("bytes_out_total", "Bytes written to clients.", func(s *Stats) uint64 { return s.BytesOut }),
-	countersBy("gaps_total", "Gaps announced, by reason; those of broker and invalid once a channel, the others once a connection.", "why", gapReasons, func(s *Stats, v string) uint64 { return s.Gaps[v] }),
+	countersBy("gaps_total", "Gaps announced, by reason. Once for each who is told, but in three cases: broker and invalid count once for all followers of a channel, epoch once for all who were there when the stream changed.", "why", gapReasons, func(s *Stats, v string) uint64 { return s.Gaps[v] }),
 	gauge("subscriptions", "Subscriptions now.", func(s *Stats) float64 { return float64(s.Subscriptions) }),
 	gauge("channels", "Channels this node knows.", func(s *Stats) float64 { return float64(s.Channels) }),
 	counter("channel_silences_total", "Times a channel was silent for longer than configured.", func(s *Stats) uint64 { return s.Silences }),
@@ -150,6 +150,7 @@ var metrics = describe([]metric{
 	counter("broker_duplicates_total", "Live copies of messages delivered already.", func(s *Stats) uint64 { return s.Broker.Duplicates }),
 	counter("broker_overflows_total", "Times live delivery outran this node.", func(s *Stats) uint64 { return s.Broker.Overflows }),
 	counter("broker_reconnects_total", "Times the connection to the broker was made anew.", func(s *Stats) uint64 { return s.Broker.Reconnects }),
+	counter("broker_epochs_total", "Times the stream was found to be another than before: every position is void then.", func(s *Stats) uint64 { return s.Broker.Epochs }),
 
 	// Compression.
 	gauge("compression_connections", "Connections that negotiated compression.", func(s *Stats) float64 { return float64(s.Compression.Connections) }),

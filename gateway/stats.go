@@ -161,6 +161,7 @@ type BrokerStats struct {
 	Duplicates uint64 `json:"duplicates"`
 	Overflows  uint64 `json:"overflows"`
 	Reconnects uint64 `json:"reconnects"`
+	Epochs     uint64 `json:"epochs"` // times the stream was another than before
 }
 
 // Stats reads the counters; any goroutine may call it.
@@ -275,7 +276,7 @@ func (g *Gateway) Stats() Stats {
 		Broker: BrokerStats{
 			Connected: state.Connected, Epoch: state.Epoch, Head: state.Head,
 			Delivered: bc.Delivered, Refetched: bc.Refetched, Lost: bc.Lost,
-			Duplicates: bc.Duplicates, Overflows: bc.Overflows, Reconnects: bc.Reconnects,
+			Duplicates: bc.Duplicates, Overflows: bc.Overflows, Reconnects: bc.Reconnects, Epochs: h.Epochs.Load(),
 		},
 	}
 	st.RejectedFor, st.Rejected = c.rejected()
