@@ -9,12 +9,16 @@ import (
 	"io"
 	"math"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"reflect"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -512,5 +516,61 @@ func TestProfilesNameShards(t *testing.T) {
 		if want := fmt.Sprintf(`"shard":"%d"`, shard); !strings.Contains(string(text), want) {
 			t.Errorf("no %s among the goroutines", want)
 		}
+	}
+}
+
+// Scrapes go on while everything under them is drained and stopped; more at once than
+// maxScrapes are refused, and take nothing.
+func TestScrapesWhileItStops(t *testing.T) {
+	g := newTestGateway(t, nil)
+	for range 5 {
+		c := g.dial()
+		c.say(`{"op":"sub","id":1,"ch":["x"]}`)
+		c.want("ack")
+	}
+	h := g.metricsHandler()
+	stop := make(chan struct{})
+	var scrapers sync.WaitGroup
+	var good, refused atomic.Int64
+	for range 50 {
+		scrapers.Go(func() {
+			last := 0.0
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				w := httptest.NewRecorder()
+				h.ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+				switch w.Code {
+				case http.StatusOK:
+					good.Add(1)
+					m := regexp.MustCompile(`(?m)^odin_loop_lag_seconds_count (\S+)$`).FindStringSubmatch(w.Body.String())
+					n, err := strconv.ParseFloat(m[1], 64)
+					if err != nil || n < last {
+						t.Errorf("%v ticks after %v: %v", n, last, err)
+					}
+					last = n
+				case http.StatusServiceUnavailable:
+					refused.Add(1)
+				default:
+					t.Errorf("%d: %s", w.Code, w.Body)
+				}
+			}
+		})
+	}
+	for i := range 20 {
+		g.publish("x", fmt.Sprint(i))
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if err := g.Shutdown(ctx); err != nil {
+		t.Error(err)
+	}
+	close(stop)
+	scrapers.Wait()
+	if good.Load() == 0 || refused.Load() == 0 {
+		t.Errorf("%d good, %d refused", good.Load(), refused.Load())
 	}
 }
