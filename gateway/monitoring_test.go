@@ -62,7 +62,31 @@ type panel struct {
 	Type, Title string
 	Description string
 	GridPos     struct{ H, W, X, Y int }
-	Targets     []struct{ Expr string }
+	Targets     []struct{ Expr, LegendFormat string }
+	FieldConfig struct {
+		Defaults  struct{ Unit string }
+		Overrides []override
+	}
+}
+
+type override struct {
+	Matcher struct{ ID, Options string }
+}
+
+// inSeconds reports whether a panel shows what is counted a second as if it were a time.
+func (p *panel) inSeconds() (wrong []string) {
+	if p.FieldConfig.Defaults.Unit != "s" {
+		return nil
+	}
+	for _, q := range p.Targets {
+		own := slices.ContainsFunc(p.FieldConfig.Overrides, func(o override) bool {
+			return o.Matcher.ID == "byRegexp" && regexp.MustCompile(o.Matcher.Options).MatchString(q.LegendFormat)
+		})
+		if strings.Contains(q.Expr, "rate(") && !strings.Contains(q.Expr, "histogram_quantile(") && !own {
+			wrong = append(wrong, q.LegendFormat)
+		}
+	}
+	return wrong
 }
 
 // dashboard returns the panels and the expressions of all that ask Prometheus.
@@ -207,6 +231,9 @@ func TestDashboard(t *testing.T) {
 		ids[p.ID] = true
 		if p.Type != "row" && (len(p.Targets) == 0 || p.Description == "") {
 			t.Errorf("panel %q shows nothing, or does not say what", p.Title)
+		}
+		for _, what := range p.inSeconds() {
+			t.Errorf("panel %q shows %q in seconds", p.Title, what)
 		}
 		for x := p.GridPos.X; x < p.GridPos.X+p.GridPos.W; x++ {
 			for y := p.GridPos.Y; y < p.GridPos.Y+p.GridPos.H; y++ {
