@@ -53,7 +53,7 @@ var metrics = describe([]metric{
 	counter("admission_waited_total", "Handshakes that had to wait for a place.", func(s *Stats) uint64 { return s.Waited }),
 	counter("admitted_total", "Handshakes that became WebSocket connections.", func(s *Stats) uint64 { return s.Admitted }),
 	countersBy("rejected_total", "Handshakes refused, by the code of the answer.", "reason", rejectReasons, func(s *Stats, v string) uint64 { return s.RejectedFor[v] }),
-	counter("addresses_rejected_total", "Handshakes refused because of what their address has open already.", func(s *Stats) uint64 { return s.PeersRefused }),
+	counter("addresses_rejected_total", "Handshakes refused because their address has too many connections open, or opens too many.", func(s *Stats) uint64 { return s.PeersRefused }),
 	countersBy("closes_total", "Connections closed, by close code; 1006 is those gone without one.", "code", closeCodes, closesOf),
 	counter("drained_total", "Connections told to come back later, or elsewhere.", func(s *Stats) uint64 { return s.Drained }),
 	countersBy("goodbyes_failed_total", "Connections reset at their end: unsaid, the socket did not take the last bytes; unanswered, the client did not close after them.", "reason", []string{"unsaid", "unanswered"}, func(s *Stats, v string) uint64 {
