@@ -129,7 +129,7 @@ func newGateway(cfg Config, newLoop func(netpoll.Config) (netpoll.Loop, error)) 
 		g.node = "n" + strconv.FormatUint(rand.Uint64(), 36)
 	}
 	g.backlog.limit.Store(live.Backlog)
-	past := live.LogBudget / historyShare
+	past := live.pastBudget()
 	g.history = newHistory(g, past)
 	g.publishRate = rate.NewLimiter(live.publishLimit())
 	g.leader.broker = cfg.Broker

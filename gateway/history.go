@@ -7,6 +7,7 @@ import (
 	"math"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/semaphore"
@@ -34,7 +35,7 @@ const (
 // used go first. Any goroutine.
 type history struct {
 	g     *Gateway
-	limit int64               // bytes
+	limit atomic.Int64        // bytes
 	reads *semaphore.Weighted // half of the workers: lookups have the others
 
 	mu      sync.Mutex
@@ -80,7 +81,24 @@ var errOtherEpoch = errors.New("the stream was made anew")
 
 func newHistory(g *Gateway, limit int64) *history {
 	half := int64(max(1, poolFactor*runtime.NumCPU()/2))
-	return &history{g: g, limit: limit, reads: semaphore.NewWeighted(half), blocks: make(map[string][]*list.Element), lru: list.New(), flights: make(map[string]*flight)}
+	h := &history{g: g, reads: semaphore.NewWeighted(half), blocks: make(map[string][]*list.Element), lru: list.New(), flights: make(map[string]*flight)}
+	h.limit.Store(limit)
+	return h
+}
+
+// setLimit changes how much may be held; what is beyond a lowered limit goes at once.
+func (h *history) setLimit(limit int64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.limit.Store(limit)
+	h.shrink()
+}
+
+// shrink drops what is beyond the limit, but for the block used last; with mu held.
+func (h *history) shrink() {
+	for h.bytes > h.limit.Load() && h.lru.Len() > 1 {
+		h.drop(h.lru.Back())
+	}
 }
 
 // find returns a block for a reader that has everything of a channel up to seq;
@@ -175,9 +193,7 @@ func (h *history) keep(epoch, name string, b *channel.Block) {
 	}
 	h.blocks[name] = append(h.blocks[name], h.lru.PushFront(cached{name, b}))
 	h.bytes += b.Size()
-	for h.bytes > h.limit && h.lru.Len() > 1 {
-		h.drop(h.lru.Back())
-	}
+	h.shrink()
 }
 
 // drop takes a block out; with mu held.

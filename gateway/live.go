@@ -80,6 +80,9 @@ type Live struct {
 // boundsPeers reports whether an address may do only so much.
 func (l *Live) boundsPeers() bool { return l.IPConnections > 0 || l.IPRate > 0 }
 
+// pastBudget is the part of LogBudget that is for what was read of the stream, bytes.
+func (l *Live) pastBudget() int64 { return l.LogBudget / historyShare }
+
 // keep is how many messages the logs keep of a channel.
 func (l *Live) keep() int { return max(l.Replay, l.SendQueue) }
 

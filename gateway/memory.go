@@ -50,7 +50,7 @@ func (g *Gateway) memoryStats(st *Stats, goBytes int64) MemoryStats {
 		add(name, what, bytes, budget)
 	}
 	own("channel logs", "the messages all channels keep", st.LogBytes, st.LogBudget)
-	own("history cache", "what was read of the stream for those behind the logs", st.HistoryBytes, g.history.limit)
+	own("history cache", "what was read of the stream for those behind the logs", st.HistoryBytes, g.history.limit.Load())
 	own("pooled buffers", "partial frames, frames not yet taken, and buffers at rest", st.PooledBytes+st.PooledIdle, g.live.Load().BufferBudget)
 	own("Go heap and stacks", "all else in Go's memory: connections, subscriptions, the embedded broker, garbage", inGo, 0)
 	unseen := strings.HasPrefix(m.Source, "cgroup v1") // it does not charge sockets to the group

@@ -271,6 +271,12 @@ func (s *shard) replayOn(r connRef, c *slot) {
 		if c.flags&(flagBlocked|flagFetching) != 0 || c.owes() {
 			return
 		}
+		if !s.mayRead(r, p.name) { // a reload has taken it back meanwhile
+			s.g.count.Replays[replayRefused].Add(1)
+			s.g.count.CommandErrors.Add(1)
+			s.endReplay(r, c, wire.AppendErr(s.wbuf[:0], p.id, "forbidden", "", 0))
+			return
+		}
 		b := s.replayBlock(p)
 		if b == nil {
 			s.fetch(r, c, p.epoch, p.name, p.after)
@@ -339,15 +345,20 @@ func (p *replay) miss(s *shard, r connRef, c *slot, why string) {
 	s.send(r, c, s.wbuf)
 }
 
-// replayed ends a replay command.
+// replayed ends a replay command that was carried out.
 func (s *shard) replayed(r connRef, c *slot, p *replay) {
 	how := replayDone
 	if p.missed {
 		how = replayGap
 	}
 	s.g.count.Replays[how].Add(1)
+	s.endReplay(r, c, wire.AppendAck(s.wbuf[:0], p.id))
+}
+
+// endReplay ends a replay command with its answer, which is s.wbuf's.
+func (s *shard) endReplay(r connRef, c *slot, answer []byte) {
 	c.ext.replay = nil
-	s.wbuf = wire.AppendAck(s.wbuf[:0], p.id)
+	s.wbuf = answer
 	if !s.send(r, c, s.wbuf) {
 		return
 	}

@@ -10,10 +10,6 @@ import (
 	"github.com/odin-ws/odin/gateway/wire"
 )
 
-// minLogs is what is left to the logs, bytes, however much of their budget the cache of
-// what was read of the stream has.
-const minLogs = 512 << 10
-
 // errStopped is a Reload that came too late.
 var errStopped = errors.New("gateway: it is shutting down")
 
@@ -34,7 +30,9 @@ func (g *Gateway) Reload(next Live) error {
 	}
 	g.live.Store(&next)
 	g.pool.SetBudget(next.BufferBudget)
-	g.hub.Reconfigure(next.keep(), max(minLogs, next.LogBudget-g.history.limit), next.silence)
+	past := next.pastBudget()
+	g.history.setLimit(past)
+	g.hub.Reconfigure(next.keep(), next.LogBudget-past, next.silence)
 	limit, burst := next.publishLimit()
 	g.publishRate.SetBurst(burst)
 	g.publishRate.SetLimit(limit)
@@ -49,6 +47,8 @@ func (g *Gateway) Reload(next Live) error {
 		select {
 		case <-told:
 		case <-g.down:
+			return errStopped
+		case <-g.done: // a shard that died answers nobody
 			return errStopped
 		}
 	}

@@ -164,11 +164,7 @@ func (c *conn) reset() {
 // write is the writer: it sends what is queued, and a heartbeat in a silence.
 func (c *conn) write() {
 	defer close(c.wrote)
-	heartbeat := c.f.cfg.Heartbeat()
-	if heartbeat <= 0 {
-		heartbeat = time.Hour
-	}
-	silence := time.NewTimer(heartbeat)
+	silence := time.NewTimer(c.f.heartbeat())
 	defer silence.Stop()
 	for {
 		var o outgoing
@@ -193,7 +189,7 @@ func (c *conn) write() {
 		if o.message {
 			c.f.count.sent.Add(1)
 		}
-		silence.Reset(heartbeat)
+		silence.Reset(c.f.heartbeat())
 	}
 }
 

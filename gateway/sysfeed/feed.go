@@ -38,7 +38,8 @@ type Config struct {
 	Node string
 	// Ping and FrameTimeout are as on the public port; 0: not.
 	Ping, FrameTimeout time.Duration
-	// Heartbeat is after how much silence a new connection is sent one; 0: not.
+	// Heartbeat is after how much silence a client is sent one, asked after each
+	// frame; 0: never.
 	Heartbeat func() time.Duration
 	// Rate is the token bucket for a new client's commands.
 	Rate func() (burst, perSec int)
@@ -208,3 +209,11 @@ func (f *Feed) next() {
 }
 
 func (f *Feed) allowed(key string) bool { return f.cfg.Allowed == nil || f.cfg.Allowed(key) }
+
+// heartbeat is how long a silence may be.
+func (f *Feed) heartbeat() time.Duration {
+	if d := f.cfg.Heartbeat(); d > 0 {
+		return d
+	}
+	return time.Hour
+}

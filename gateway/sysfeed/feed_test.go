@@ -51,8 +51,8 @@ func newServer(t *testing.T, change func(*Config)) *server {
 	s := &server{t: t, pool: bufpool.New(1 << 20)}
 	cfg := Config{
 		Channel: ch, Every: 5 * time.Millisecond, Most: 100, Sample: func() []byte { return []byte(`{"x":1}`) },
+		Node: "n1", Rate: func() (int, int) { return 100, 1000 }, Pool: s.pool, Retry: func() int { return 700 },
 		Heartbeat: func() time.Duration { return 0 },
-		Node:      "n1", Rate: func() (int, int) { return 100, 1000 }, Pool: s.pool, Retry: func() int { return 700 },
 	}
 	if change != nil {
 		change(&cfg)
@@ -456,8 +456,12 @@ func TestPing(t *testing.T) {
 
 func TestHeartbeat(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, func(c *Config) { c.Heartbeat = func() time.Duration { return 10 * time.Millisecond } })
+	var every atomic.Int64 // 0: never
+	s := newServer(t, func(c *Config) { c.Heartbeat = func() time.Duration { return time.Duration(every.Load()) } })
 	c := s.dial()
+	every.Store(int64(10 * time.Millisecond))
+	c.say(`{"op":"ping","id":1}`)
+	c.want("pong") // the frame after which it holds
 	for range 3 {
 		c.want("hb")
 	}
