@@ -104,7 +104,9 @@ is, so that it may be run before every start of serve.`,
 }
 
 // keyFile puts a key into a new file, for its owner alone, and returns it. One that is
-// there is an error, or with keep what has the key.
+// there is an error, or with keep what has the key. The file is the key and no more: what
+// is made a Kubernetes Secret of it, the Prometheus Operator passes on as it is, and with
+// a newline in it no request can be sent.
 func keyFile(path, secret string, keep bool) (string, error) {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if keep && errors.Is(err, fs.ErrExist) {
@@ -120,7 +122,7 @@ func keyFile(path, secret string, keep bool) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	_, err = fmt.Fprintln(f, secret)
+	_, err = f.WriteString(secret)
 	return secret, errors.Join(err, f.Close())
 }
 

@@ -28,7 +28,7 @@ func TestKeyKeep(t *testing.T) {
 	same := []string{"ops", "--role", "admin", "--out", key, "--keep", "--add-to", keys}
 	run(0, "", same...)
 	secret, line := read(key), read(keys)
-	if !strings.HasPrefix(secret, "odin_") || !strings.HasPrefix(line, "ops admin - sha256:") || strings.Count(line, "\n") != 1 {
+	if !strings.HasPrefix(secret, "odin_") || strings.TrimSpace(secret) != secret || !strings.HasPrefix(line, "ops admin - sha256:") || strings.Count(line, "\n") != 1 {
 		t.Fatalf("the key is %q, its line %q", secret, line)
 	}
 	for _, name := range []string{key, keys} {
