@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/odin-ws/odin/bench/suite"
+	"github.com/odin-ws/odin/gateway/auth"
 )
 
 // completionWait is how long the shell may wait for a gateway's channels: who presses
@@ -22,7 +23,7 @@ const completionWait = 500 * time.Millisecond
 // so themselves.
 var valuesOf = map[string][]string{
 	"mode":     {"all", "latest"},
-	"role":     {"publish", "admin"},
+	"role":     {string(auth.RolePublish), string(auth.RoleMetrics), string(auth.RoleAdmin)},
 	"server":   suite.Servers(),
 	"scenario": scenarioNames(),
 }
@@ -87,6 +88,17 @@ func addCompletions(root *cobra.Command, environ []string) {
 		}
 	}
 	walk(root)
+}
+
+// addCompletion adds cobra's own command, which prints to the root's output as that is
+// now. Of a shell that it does not know it would print its help, and be content.
+func addCompletion(root *cobra.Command) {
+	root.InitDefaultCompletionCmd()
+	for _, cmd := range root.Commands() {
+		if cmd.Name() == "completion" {
+			cmd.Args, cmd.RunE = cobra.ArbitraryArgs, group
+		}
+	}
 }
 
 func firstOnly(f cobra.CompletionFunc) cobra.CompletionFunc {
