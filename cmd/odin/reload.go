@@ -4,10 +4,12 @@ import (
 	"log/slog"
 	"reflect"
 	"runtime/debug"
+	"strings"
 	"sync/atomic"
 
 	"github.com/odin-ws/odin/capacity"
 	"github.com/odin-ws/odin/gateway"
+	"github.com/odin-ws/odin/gateway/auth"
 )
 
 // reloader takes what has changed in the configuration file over into a running
@@ -139,11 +141,10 @@ func (r *reloader) compare(next *loaded) (changed, fixed []difference) {
 	stays := r.onOff(next)
 	was, is := r.settings(), next.settings()
 	for i, s := range is {
-		old := was[i].value.String()
-		if s.value.String() == old {
+		if s.value.String() == was[i].value.String() {
 			continue
 		}
-		d := difference{s.key(), redactURL(old), redactURL(s.value.String()), next.origin[s.key()]}
+		d := difference{s.key(), shown(was[i]), shown(s), next.origin[s.key()]}
 		if s.live != "" && !stays[s.flag] {
 			changed = append(changed, d)
 			continue
@@ -153,6 +154,22 @@ func (r *reloader) compare(next *loaded) (changed, fixed []difference) {
 		next.origin[s.key()] = r.origin[s.key()]
 	}
 	return changed, fixed
+}
+
+// shown is a setting's value as the log may have it: of a set of keys without the query,
+// as elsewhere in the log.
+func shown(s setting) string {
+	text := s.value.String()
+	if s.flag != "jwks" {
+		return redactURL(text)
+	}
+	names := strings.Split(text, ",")
+	for i, name := range names {
+		if at, err := auth.ParseKeySet(name); err == nil && at != nil {
+			names[i] = auth.Shown(at)
+		}
+	}
+	return strings.Join(names, ",")
 }
 
 // onOff names the settings that stay because they would turn something on or off that

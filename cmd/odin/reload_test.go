@@ -561,6 +561,10 @@ var reloads = map[string]func(*testing.T){
 		r.wantRefused(401, "Authorization", "Bearer "+one)
 		r.change("token_audience: odin\njwks: [" + a + "," + b + "]")
 		r.visitAs(one)
+		r.change("token_audience: odin\njwks: [" + a + ", 'http://geheim:geheim@127.0.0.1:1/keys?key=geheim']")
+		if log := r.log.String(); strings.Contains(log, "geheim") || !strings.Contains(log, "is="+a+",http://127.0.0.1:1/keys from=") {
+			t.Errorf("log:\n%s", log)
+		}
 	},
 	"token-issuer":   func(t *testing.T) { testClaim(t, "token_issuer", "https://id.example", "https://other.example") },
 	"token-audience": func(t *testing.T) { testClaim(t, "token_audience", "odin", "tyr") },
