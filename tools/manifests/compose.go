@@ -28,12 +28,20 @@ func Compose(file string) (*types.Project, error) {
 // CheckCompose returns what is wrong with a project. image are the Dockerfile's settings
 // for the image "odin".
 func CheckCompose(p *types.Project, image *Dockerfile, odin Odin) (wrong []string) {
+	built := map[string]string{} // image to the service that it is built for
+	for _, name := range p.ServiceNames() {
+		if s := p.Services[name]; s.Build != nil && built[s.Image] != "" {
+			wrong = append(wrong, fmt.Sprintf("%s: %s is built for %s, too: one of two builds at once fails", name, s.Image, built[s.Image]))
+		} else if s.Build != nil {
+			built[s.Image] = name
+		}
+	}
 	for _, name := range p.ServiceNames() {
 		s := p.Services[name]
 		bad := func(format string, args ...any) {
 			wrong = append(wrong, name+": "+fmt.Sprintf(format, args...))
 		}
-		if s.Build == nil && !pinned(s.Image) {
+		if built[s.Image] == "" && !pinned(s.Image) {
 			bad("image %q names no version", s.Image)
 		}
 		if s.Build != nil {
@@ -73,6 +81,9 @@ func CheckCompose(p *types.Project, image *Dockerfile, odin Odin) (wrong []strin
 			if port.HostIP != "127.0.0.1" && port.Target != 8080 {
 				bad("port %d is for everybody: only clients' is", port.Target)
 			}
+		}
+		if built[s.Image] != "" && s.PullPolicy != types.PullPolicyNever {
+			bad("pull_policy must be never: %s is built here, and a registry has another", s.Image)
 		}
 		if s.Image == "odin" {
 			for _, w := range checkOdinService(p, &s, image, odin) {

@@ -136,6 +136,8 @@ func TestComposeMutants(t *testing.T) {
 		{"compose.yml", "grafana/grafana:12.0.2", "grafana/grafana", "names no version"},
 		{"compose.yml", "prom/prometheus:v3.5.0", "prom/prometheus:latest", "names no version"},
 		{"compose.yml", "VERSION: ${", "RELEASE: ${", "no argument RELEASE"},
+		{"compose.yml", "pull_policy: never", "pull_policy: missing", "a registry has another"},
+		{"compose.yml", "restart: on-failure:3", "build: {context: ../..}", "odin is built for key-operator, too"},
 		{"compose.yml", "../grafana/dashboards:", "../grafana/dashboard:", "no such file"},
 		{"cluster.yml", "nats-3:4222", "nats-4:4222", "no service nats-4"},
 		{"cluster.yml", "nofile: 262144", "nofile: 1024", "nofile"},
