@@ -118,6 +118,9 @@ func (d docs) command(w []string) []string {
 		if len(w) > 3 && w[1] == "exec" {
 			return d.inside(w[2:])
 		}
+		if len(w) == 5 && w[1] == "kill" && w[2] == "-s" {
+			return d.signal(w[3])
+		}
 	case "kubectl":
 		return d.kubectl(w[1:])
 	case "gcloud":
@@ -146,6 +149,14 @@ func (d docs) inside(w []string) []string {
 		return d.takes(w[i+1:])
 	}
 	return []string{"the image has no other program than " + d.image.Entrypoint[0]}
+}
+
+// signal checks what is sent to a gateway: what it does on another is not said anywhere.
+func (d docs) signal(name string) []string {
+	if !slices.Contains([]string{"HUP", "TERM"}, name) {
+		return []string{"a gateway is not told by " + name}
+	}
+	return nil
 }
 
 // docker checks docker build and docker run of our image.

@@ -55,6 +55,7 @@ func TestDocsMutants(t *testing.T) {
 		"docker run --rm":                                                 "names no image",
 		"gcloud run deploy odin --set-env-vars=ODIN_DRAIN=8s,ODIN_AGE=1h": "ODIN_AGE",
 		"docker system prune":                                             "no check knows",
+		"docker kill -s HUPP odin":                                        "not told by HUPP",
 		"kubectl apply -k deploy/kubernetes/singel":                       "singel",
 		"kubectl exec odin-0 -- /odin tale":                               "unknown command",
 		"kubectl apply -f deploy/kubernetes/adapter.yaml":                 "no such file",
