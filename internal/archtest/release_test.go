@@ -42,8 +42,8 @@ type releaseConfig struct {
 		IDs                                                                            []string
 		Formats                                                                        []string
 		Contents                                                                       []struct {
-			Src, Dst, Type string
-			FileInfo       map[string]any `yaml:"file_info"`
+			Src, Dst, Type, Packager string
+			FileInfo                 map[string]any `yaml:"file_info"`
 		}
 		Scripts map[string]string
 	}
