@@ -31,7 +31,7 @@ func serve(odin, dir string) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	version, err := exec.Command(odin, "version").Output()
+	version, err := exec.Command(odin, "--version").Output()
 	if err != nil {
 		return nil, fmt.Errorf("%s version: %w (make build)", odin, err)
 	}

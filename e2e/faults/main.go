@@ -142,7 +142,7 @@ func (g *rig) main(only, out, tmp string) (err error) {
 }
 
 func (g *rig) head() string {
-	v, _ := exec.Command(g.odin, "version").Output()
+	v, _ := exec.Command(g.odin, "--version").Output()
 	var u syscall.Utsname
 	_ = syscall.Uname(&u)
 	var release []byte

@@ -13,7 +13,7 @@ import (
 
 // report is the table, and how many of its rows did not hold.
 func (r *rig) report() (string, int) {
-	version, _ := exec.Command(r.odin, "version").Output() // an empty one is seen
+	version, _ := exec.Command(r.odin, "--version").Output() // an empty one is seen
 	runtime, _ := exec.Command(ociRuntime(), "--version").Output()
 	builder, _ := exec.Command("buildah", "--version").Output()
 	var u unix.Utsname

@@ -233,7 +233,7 @@ func (r *rig) run(all []scenario, wanted func(string) bool, exact bool) (string,
 }
 
 func (r *rig) head(mode string) string {
-	v, _ := exec.Command(r.odin, "version").Output()
+	v, _ := exec.Command(r.odin, "--version").Output()
 	var u syscall.Utsname
 	_ = syscall.Uname(&u)
 	var release []byte
