@@ -860,3 +860,33 @@ func TestReloadUnderLoad(t *testing.T) {
 		}
 	}
 }
+
+// A SIGHUP that comes while it stops, or has stopped and not ended yet, does not make its
+// end another.
+func TestHangupWhileStopping(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	cmd := process(ctx, "serve", "--addr", "127.0.0.1:0", "--admin-addr", "127.0.0.1:0", "--data-dir", t.TempDir())
+	var log lockedBuffer
+	cmd.Stderr = &log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for !strings.Contains(log.String(), "Odin is up") && ctx.Err() == nil {
+		time.Sleep(time.Millisecond)
+	}
+	done := make(chan error, 1)
+	_ = cmd.Process.Signal(syscall.SIGTERM)
+	go func() { done <- cmd.Wait() }()
+	for {
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Errorf("%v\n%s", err, log.String())
+			}
+			return
+		default:
+			_ = cmd.Process.Signal(syscall.SIGHUP) // fails when it has gone
+		}
+	}
+}
