@@ -71,11 +71,13 @@ func findBrowser(t *testing.T) string {
 func browse(t *testing.T, chromium, url string) {
 	t.Helper()
 	log := &tailBuffer{}
+	dir := t.TempDir()
 	cmd := exec.Command(chromium,
 		"--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
 		"--disable-background-networking", "--disable-component-update", "--disable-sync",
-		"--disable-dev-shm-usage", "--user-data-dir="+t.TempDir(), url)
+		"--disable-dev-shm-usage", "--user-data-dir="+dir, url)
 	cmd.Stdout, cmd.Stderr = log, log
+	cmd.Env = append(cmd.Environ(), "TMPDIR="+dir) // killed, it leaves its socket there
 	// Its helpers share its process group and end with it.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {

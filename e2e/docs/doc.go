@@ -17,7 +17,7 @@
 //	```sh docker             needs a container engine: not run
 //	```sh kubectl            needs a cluster: not run
 //	```sh not-run: REASON    can't be run, and why
-//	```console               directly below commands: what the last of them prints
+//	```console               directly below commands: what they print, all or a part
 //	```yaml file=odin.yml    is written to that file before what follows is run
 //	```go, ```js, ```json    must compile, parse
 //	```text                  anything else
@@ -28,9 +28,10 @@
 // and values of odin must exist, and so must files it names. A fence without a language
 // that holds a command fails, so nothing escapes by being forgotten.
 //
-// odin serve and make run are put in the background and waited for. odin tail and
-// odin feed synth without an end are stopped once they have printed something. A
-// document that starts no gateway is given one.
+// odin serve and make run are put in the background and waited for; what else ends with
+// & must not have failed half a second later. odin tail and odin feed synth without an
+// end are stopped once they have printed something. A document that starts no gateway is
+// given one.
 //
 // A line of output must be among those printed, in the same order. Epochs, numbers of
 // messages, times, names of nodes and connections may be others; "…" stands for

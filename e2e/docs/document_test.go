@@ -42,7 +42,7 @@ type fence struct {
 	lang    string // first word behind the fence; "indented" without one
 	mark    string // the words after it
 	text    string
-	follows bool // nothing stands between it and the fence before
+	follows bool // nothing stands between it and the sh fence before
 }
 
 // span is a piece of text and where it stands.
@@ -94,7 +94,8 @@ func parse(name string, src []byte) *document {
 				f.lang, f.mark, _ = strings.Cut(info, " ")
 				f.mark = strings.TrimSpace(f.mark)
 			}
-			_, f.follows = n.PreviousSibling().(*ast.FencedCodeBlock)
+			_, next := n.PreviousSibling().(*ast.FencedCodeBlock)
+			f.follows = next && d.fences[len(d.fences)-1].lang == "sh"
 			d.fences = append(d.fences, f)
 		case *ast.CodeBlock:
 			d.fences = append(d.fences, fence{line: at, lang: "indented", text: string(n.Lines().Value(src))})

@@ -14,8 +14,8 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// TestDefaults holds the tables that say what a setting is by default, those with a
-// column "default" and one of flags, to what the binary says.
+// TestDefaults holds what is said of defaults to the binary: tables with a column
+// "default" and one of flags, and a quantity in parentheses right behind a flag.
 func TestDefaults(t *testing.T) {
 	t.Parallel()
 	c := newChecker(t)
@@ -39,16 +39,25 @@ func TestDefaults(t *testing.T) {
 }
 
 var (
+	inProse  = regexp.MustCompile("`--([a-z][a-z-]+)` \\((\\d[\\w ]*)\\)")
 	flagSpan = regexp.MustCompile("`--([a-z][a-z-]+)`")
 	quantity = regexp.MustCompile(`\d[\d ]*(?:\.\d+)? ?(?:KiB|MiB|GiB|ms|s\b|h\b|min\b)?`)
 )
 
-// defaultsOf compares the rows of d's tables of defaults: the quantities in the column
+// defaultsOf compares what d says of defaults. In the rows of tables: the quantities in the column
 // "default" with the flags of the row, in order. A row that begins with a word, as
 // "computed" or "off", has no quantity of its own.
 func defaultsOf(d *document, defaults map[string]any) (rows int, bad []problem) {
 	column := -1
 	for i, l := range strings.Split(string(d.src), "\n") {
+		for _, m := range inProse.FindAllStringSubmatch(l, -1) {
+			if def, ok := defaults[strings.ReplaceAll(m[1], "-", "_")]; ok && fmt.Sprint(def) != "" {
+				rows++
+				if want, got := amount(m[2]), amount(fmt.Sprint(def)); want != got {
+					bad = append(bad, d.bad(i+1, "--%s is said to be %s by default, and is %v", m[1], m[2], def))
+				}
+			}
+		}
 		if !strings.HasPrefix(l, "|") {
 			column = -1
 			continue

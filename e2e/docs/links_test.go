@@ -4,6 +4,7 @@ import (
 	"net/url"
 	"path"
 	"strings"
+	"testing"
 )
 
 // ours is where the repository itself is published: such links are to files here.
@@ -57,4 +58,24 @@ func (c *checker) linksOf(d *document) []problem {
 		}
 	}
 	return bad
+}
+
+// TestIndex wants every document of docs to be found from its index.
+func TestIndex(t *testing.T) {
+	t.Parallel()
+	c := newChecker(t)
+	index, err := readDocument(c.root, "docs/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	linked := map[string]bool{index.path: true}
+	for _, l := range index.links {
+		at, _, _ := strings.Cut(l.text, "#")
+		linked[path.Join("docs", at)] = true
+	}
+	for _, f := range c.files {
+		if ok, _ := path.Match("docs/*.md", f); ok && !linked[f] {
+			t.Error(index.bad(1, "no link leads to %s", f))
+		}
+	}
 }

@@ -86,10 +86,12 @@ func openPage(t *testing.T, c *checker, browser, text string) (string, error) {
 	defer page.Close()
 
 	log := &syncBuffer{}
+	dir := t.TempDir()
 	cmd := exec.Command(browser,
 		"--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-		"--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--user-data-dir="+t.TempDir(), page.URL)
+		"--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--user-data-dir="+dir, page.URL)
 	cmd.Stdout, cmd.Stderr = log, log
+	cmd.Env = append(os.Environ(), "TMPDIR="+dir) // killed, it leaves its socket there
 	// Its helpers share its process group and end with it.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {

@@ -97,6 +97,10 @@ func (c *checker) run(d *document, dir string, env []string) (typed, error) {
 		return t, err
 	}
 	defer sh.close()
+	// A reader sees that he is answered 404; curl alone would end well all the same.
+	if _, _, err := sh.run(`curl() { command curl --fail-with-body "$@"; }`, commandTime); err != nil {
+		return t, err
+	}
 	if needsGateway(blocks) {
 		exit, printed, err := sh.background("odin serve --demo --data-dir .typed/data", c.ready(nil))
 		if err != nil {
@@ -156,8 +160,20 @@ func (c *checker) run(d *document, dir string, env []string) (typed, error) {
 func (c *checker) typeOne(sh *shell, cmd command, want int) (int, string, error) {
 	switch serve := cmd.serves(); {
 	case serve != nil && want == 0:
+		// Another gateway in its place would answer for it.
+		exit, out, err := sh.run("! "+c.alive(serve), commandTime)
+		if err != nil || exit != 0 {
+			return exit, out + "something answers on its admin port already\n", err
+		}
 		return sh.background(cmd.text, c.ready(serve))
-	case cmd.endless() && !cmd.back:
+	case cmd.back:
+		// It runs on, or has ended well: nobody else would see that it did not even begin.
+		return sh.run(cmd.text+`
+for ((typed = 0; typed < 10; typed++)); do
+  kill -0 $! 2>/dev/null || { wait $!; return; }
+  sleep 0.05
+done`, commandTime)
+	case cmd.endless():
 		exit, out, err := sh.background(cmd.text, `[ -s "$typed" ]`)
 		if err != nil || exit != 0 {
 			return exit, out, err
@@ -171,9 +187,15 @@ func (c *checker) typeOne(sh *shell, cmd command, want int) (int, string, error)
 
 // ready is the condition that a gateway started by the words serve answers.
 func (c *checker) ready(serve []string) string {
-	admin := flagValue(serve, "--admin-addr", "127.0.0.1:8081")
-	return c.odin + " health --ready --timeout 5s --url http://" + admin + ` >"$typed.ready" 2>&1`
+	return c.odin + " health --ready --timeout 5s --url http://" + adminOf(serve) + ` >"$typed.ready" 2>&1`
 }
+
+// alive is the condition that something answers where that gateway is to.
+func (c *checker) alive(serve []string) string {
+	return c.odin + " health --timeout 5s --url http://" + adminOf(serve) + " >/dev/null 2>&1"
+}
+
+func adminOf(serve []string) string { return flagValue(serve, "--admin-addr", "127.0.0.1:8081") }
 
 // optional are programs that a machine without them need not have for `make test`.
 var optional = []string{"node", "npm", "python3", "jq", "curl", "git", "openssl"}

@@ -79,6 +79,8 @@ func (c *checker) fencesOf(d *document) []problem {
 		case f.lang == "sh":
 			if m := readMark(f.mark); m.bad != "" {
 				bad = append(bad, d.bad(f.line, "```sh %s: %s", f.mark, m.bad))
+			} else if m.file != "" {
+				bad = append(bad, d.bad(f.line, "```sh %s: what is written to a file is not run; mark it with another language", f.mark))
 			}
 		case f.mark != "":
 			if m := readMark(f.mark); m.bad != "" || m.unrun != "" || m.exit != 0 {
@@ -132,9 +134,11 @@ func (c *checker) static(d *document) []problem {
 }
 
 var (
-	spanCommand = regexp.MustCompile(`^(?:make|odin|bin/odin) [\w-]`)
+	spanCommand = regexp.MustCompile(`^(?:make|odin|bin/odin|go test) [\w-]`)
 	spanFlag    = regexp.MustCompile(`^--[a-z][a-z0-9-]+`)
 	spanEnv     = regexp.MustCompile(`\bODIN_[A-Z][A-Z_]*[A-Z]\b`)
+	spanMetric  = regexp.MustCompile(`^odin_[a-z0-9_]+$`)
+	spanCamel   = regexp.MustCompile(`^[a-z]+(?:[A-Z][a-z]+)+$`)
 	spanTest    = regexp.MustCompile(`^(?:Test|Fuzz|Benchmark)[A-Z]\w*`)
 	spanPath    = regexp.MustCompile(`^\.?[\w-]+(/[\w.*-]+)+/?$`)
 	minutes     = regexp.MustCompile(`(\d+) min`)
@@ -166,6 +170,14 @@ func (c *checker) checkSpan(d *document, s span) []problem {
 		if !c.allFlags()[flag] && foreign[flag] == "" && !c.toolFlags[flag[2:]] && !wholeWord(c.source, flag) {
 			bad = append(bad, d.bad(s.line, "no command of odin has %s; if it is another program's, put it into the table foreign of e2e/docs/unrun_test.go", flag))
 		}
+	case spanMetric.MatchString(s.text):
+		if !strings.Contains(c.source, `"`+strings.TrimPrefix(s.text, "odin_")) && !strings.Contains(c.source, s.text) {
+			bad = append(bad, d.bad(s.line, "there is no such metric as %s", s.text))
+		}
+	case spanCamel.MatchString(s.text):
+		if !wholeName(c.source, s.text) && foreign[s.text] == "" {
+			bad = append(bad, d.bad(s.line, "nothing is called %s here; if it is another program's, put it into the table foreign of e2e/docs/unrun_test.go", s.text))
+		}
 	case spanTest.MatchString(s.text):
 		if name := spanTest.FindString(s.text); !c.tests[name] {
 			bad = append(bad, d.bad(s.line, "there is no test %s", name))
@@ -188,12 +200,19 @@ func wholeWord(text, flag string) bool {
 	return regexp.MustCompile(regexp.QuoteMeta(flag) + `(?:[^a-z0-9-]|$)`).MatchString(text)
 }
 
+// wholeName reports whether a name stands in text, and not only as a part of another.
+func wholeName(text, name string) bool {
+	return regexp.MustCompile(`\b` + name + `\b`).MatchString(text)
+}
+
 // checkCall checks one call of make or odin: that there is such a target, such a
 // command, and that it takes these flags and values.
 func (c *checker) checkCall(d *document, line int, call []string, note string) []problem {
 	switch name(call) {
 	case "make":
 		return c.checkMake(d, line, call, note)
+	case "go":
+		return c.checkGoTest(d, line, call)
 	case "odin":
 		if what := c.dry(call[1:]); what != "" {
 			return []problem{d.bad(line, "odin %s: %s", strings.Join(call[1:], " "), what)}
@@ -250,6 +269,35 @@ func (c *checker) checkMake(d *document, line int, call []string, note string) [
 			if strings.Contains(help, " min") && !strings.Contains(help, m) {
 				bad = append(bad, d.bad(line, "make %s: says %q here, and %q in the Makefile", w, note, help))
 			}
+		}
+	}
+	return bad
+}
+
+// checkGoTest wants what -run, -bench and -fuzz select to be there: go test is content
+// with nothing.
+func (c *checker) checkGoTest(d *document, line int, call []string) []problem {
+	var bad []problem
+	if len(call) < 2 || call[1] != "test" {
+		return nil
+	}
+	for flag, kind := range map[string]string{"-run": "Test", "-bench": "Benchmark", "-fuzz": "Fuzz"} {
+		pattern := flagValue(call, flag, "^$")
+		if pattern == "^$" || pattern == "1" || pattern == "." {
+			continue
+		}
+		pattern, _, _ = strings.Cut(pattern, "/")
+		fits, err := regexp.Compile(pattern)
+		if err != nil {
+			bad = append(bad, d.bad(line, "go test %s: %v", flag, err))
+			continue
+		}
+		found := false
+		for name := range c.tests {
+			found = found || strings.HasPrefix(name, kind) && fits.MatchString(name)
+		}
+		if !found {
+			bad = append(bad, d.bad(line, "go test %s %s: there is no such test", flag, pattern))
 		}
 	}
 	return bad

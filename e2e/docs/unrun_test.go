@@ -53,7 +53,7 @@ func unrunReason(command string) string {
 	return why
 }
 
-// foreign are flags of other programs that documents name alone, and whose they are.
+// foreign are flags and names of other programs that documents name alone, and whose they are.
 var foreign = map[string]string{
 	"--concurrency":            "gcloud run",
 	"--max-instances":          "gcloud run",

@@ -65,7 +65,7 @@ test("a page in Chromium", { skip: !chromium && !required && "Chromium is not in
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
     `--user-data-dir=${path.join(scratch, "profile")}`, origin,
-  ], { detached: true, stdio: "ignore" }); // its helpers are its group
+  ], { detached: true, stdio: "ignore", env: { ...process.env, TMPDIR: scratch } }); // its helpers are its group
   const gone = new Promise((resolve) => child.once("exit", resolve));
   t.after(async () => {
     process.kill(-child.pid, "SIGKILL");
