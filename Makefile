@@ -33,7 +33,7 @@ CAN_RACE = printf '\043include <stdlib.h>\n' | $$(go env CC) -E -x c - >/dev/nul
 
 .PHONY: help
 help: ## List the targets
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## Build bin/odin, one static binary
@@ -56,7 +56,7 @@ test: ## Run every Go test, shuffled; under the race detector all but e2e, whose
 	@$(MAKE) --no-print-directory e2e-missing
 
 .PHONY: check
-check: tidy-diff fmt vet lint imports licences-check repro e2e-deps test test-debug clients-js page-check vuln ## Everything CI checks
+check: tidy-diff fmt vet lint imports licences-check repro e2e-deps test test-debug clients-js page-check vuln ## Everything CI checks (.ci/run) but for fuzzing
 	@echo 'check: all passed'
 
 .PHONY: tidy-diff
@@ -140,7 +140,7 @@ sbom: build sbom-tool ## Write bin/odin.cdx.json, a CycloneDX list of what the b
 	echo "sbom: bin/odin.cdx.json, $$(wc -w <<<"$$has") modules and Go's standard library"
 
 .PHONY: sbom-tool
-sbom-tool:
+sbom-tool: ## Build the pinned cyclonedx-gomod into .tools
 	@[ "$$(go version -m $(TOOLS)/cyclonedx-gomod 2>/dev/null | awk '$$1 == "mod" {print $$3}')" = $(CYCLONEDX_VERSION) ] || \
 	  GOBIN=$(TOOLS) go install github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@$(CYCLONEDX_VERSION)
 
@@ -148,13 +148,13 @@ sbom-tool:
 GORELEASER := $(TOOLS)/goreleaser
 
 .PHONY: goreleaser
-goreleaser:
+goreleaser: ## Build the pinned goreleaser into .tools (some minutes)
 	@[ "$$(go version -m $(GORELEASER) 2>/dev/null | awk '$$1 == "mod" {print $$3}')" = $(GORELEASER_VERSION) ] || \
 	  GOBIN=$(TOOLS) go install github.com/goreleaser/goreleaser/v2@$(GORELEASER_VERSION)
 
 # What goes into the archives and packages beside the binary.
 .PHONY: release-files
-release-files: build
+release-files: build ## Write bin/release: what goes into archives and packages beside the binary
 	@mkdir -p bin/release/completions
 	@$(BIN) completion bash >bin/release/completions/odin.bash
 	@$(BIN) completion zsh >bin/release/completions/_odin
@@ -187,7 +187,7 @@ e2e-deps: ## Install the npm client the tests talk to (needs Node.js)
 	else cd e2e/js && npm ci --loglevel=error --no-audit --no-fund && touch node_modules/.package-lock.json; fi
 
 .PHONY: e2e-missing
-e2e-missing:
+e2e-missing: ## Name what the tests would need here, and skip without
 	@[ -d e2e/js/node_modules/ws ] || echo 'note: the npm client was not tested: e2e/js/node_modules is missing (make e2e-deps)'
 	@command -v npm >/dev/null || echo 'note: the TypeScript client was not tested: npm is not installed'
 	@[ -x /usr/sbin/haproxy ] || command -v haproxy >/dev/null || echo 'note: the rolling restart was not tested: no HAProxy here (Debian: apt-get install haproxy)'
@@ -200,12 +200,12 @@ e2e-missing:
 clients: clients-go clients-js ## Build and test the client libraries, Go and TypeScript
 
 .PHONY: clients-go
-clients-go: build
+clients-go: build ## Build and test the client for Go, against a fake server and the binary
 	@if $(CAN_RACE); then export CGO_ENABLED=1; race=-race; else race=; fi; \
 	cd clients/go && go vet ./... && ODIN_BIN=$(CURDIR)/$(BIN) go test $$race -count=1 -shuffle=on -timeout 3m ./...
 
 .PHONY: clients-js-deps
-clients-js-deps:
+clients-js-deps: ## Install what the TypeScript client is built and tested with (npm)
 	@if ! command -v npm >/dev/null; then \
 	  if [ -n "$${ODIN_REQUIRE_JS:-}" ]; then echo 'npm is not installed'; exit 1; fi; \
 	  echo 'note: npm is not installed: the TypeScript client is not tested'; \
@@ -213,13 +213,13 @@ clients-js-deps:
 	else cd clients/js && npm ci --loglevel=error --no-audit --no-fund && touch node_modules/.package-lock.json; fi
 
 .PHONY: clients-js
-clients-js: clients-js-deps build
+clients-js: clients-js-deps build ## The same for TypeScript (Node.js 20)
 	@if command -v npm >/dev/null; then \
 	  cd clients/js && npm run --silent build && log=$$(mktemp); trap "rm -f $$log" EXIT; \
 	  ODIN_BIN=$(CURDIR)/$(BIN) npm test --silent >$$log 2>&1 && grep -E "^ℹ (tests|pass|skipped)" $$log || { cat $$log; exit 1; }; fi
 
 .PHONY: page-deps
-page-deps:
+page-deps: ## Install what the status page is built and tested with (npm)
 	@if ! command -v npm >/dev/null; then \
 	  if [ -n "$${ODIN_REQUIRE_JS:-}" ]; then echo 'npm is not installed'; exit 1; fi; \
 	  echo 'note: npm is not installed: the status page is neither compared with its source nor tested'; \
@@ -295,7 +295,7 @@ e2e-hostile: build faults-bin ## Let clients break it: half frames, floods, stor
 	bin/faults --hostile --odin $(BIN) --out docs/results/e2e-hostile.md $(ARGS)
 
 .PHONY: faults-bin
-faults-bin:
+faults-bin: ## Build bin/faults and bin/nats-server, for e2e-faults and e2e-hostile
 	go build -trimpath -o bin/nats-server github.com/nats-io/nats-server/v2
 	go build -C e2e/faults -trimpath -o $(CURDIR)/bin/faults .
 
