@@ -24,7 +24,7 @@ func (r *rig) report() (string, int) {
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "# make e2e-image\n\n%s, %s.\nLinux %s, cgroups %s; %s, %s.\n\n| what | seen | |\n| --- | --- | --- |\n",
-		strings.TrimSpace(string(version)), time.Now().UTC().Format("2006-01-02 15:04 UTC"),
+		first(version), time.Now().UTC().Format("2006-01-02 15:04 UTC"),
 		unix.ByteSliceToString(u.Release[:]), cgroups, first(builder), first(runtime))
 	faults := 0
 	for _, c := range r.checks {
