@@ -71,7 +71,7 @@ Every flag can be given as ODIN_… in the environment or in --config FILE; see
 
 // serve runs a gateway until ctx ends or it fails.
 func serve(ctx context.Context, l *loaded, environ []string, stdout, stderr io.Writer) error {
-	hup := make(chan os.Signal, 1) // one more is enough: it reads what is there then
+	hup := make(chan os.Signal, 1)     // one more is enough: it reads what is there then
 	signal.Notify(hup, syscall.SIGHUP) // for good: one that comes late must not end the process with 129
 	level := new(slog.LevelVar)
 	log := newLogger(l, level, stderr)
