@@ -35,8 +35,7 @@ func serve(odin, dir string) (*server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s version: %w (make build)", odin, err)
 	}
-	first, _, _ := strings.Cut(string(version), "\n") // modules follow
-	s := &server{version: first, log: filepath.Join(dir, "odin.log"), done: make(chan struct{})}
+	s := &server{version: strings.TrimSpace(string(version)), log: filepath.Join(dir, "odin.log"), done: make(chan struct{})}
 	if s.addr, err = freeAddr(); err != nil {
 		return nil, err
 	}
