@@ -175,7 +175,7 @@ func (c *checker) checkSpan(d *document, s span) []problem {
 			bad = append(bad, d.bad(s.line, "there is no such metric as %s", s.text))
 		}
 	case spanCamel.MatchString(s.text):
-		if !wholeName(c.source, s.text) && foreign[s.text] == "" {
+		if !c.words[s.text] && foreign[s.text] == "" {
 			bad = append(bad, d.bad(s.line, "nothing is called %s here; if it is another program's, put it into the table foreign of e2e/docs/unrun_test.go", s.text))
 		}
 	case spanTest.MatchString(s.text):
@@ -198,11 +198,6 @@ func (d *document) writes(file string) bool {
 // wholeWord reports whether a flag stands in text, and not only as the beginning of another.
 func wholeWord(text, flag string) bool {
 	return regexp.MustCompile(regexp.QuoteMeta(flag) + `(?:[^a-z0-9-]|$)`).MatchString(text)
-}
-
-// wholeName reports whether a name stands in text, and not only as a part of another.
-func wholeName(text, name string) bool {
-	return regexp.MustCompile(`\b` + name + `\b`).MatchString(text)
 }
 
 // checkCall checks one call of make or odin: that there is such a target, such a

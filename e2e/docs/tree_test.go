@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"unicode"
 )
 
 // repo is the checkout the documents belong to. Static after openRepo.
@@ -17,7 +18,8 @@ type repo struct {
 	files   []string          // all that is or could be committed, from the root, with slashes
 	targets map[string]string // of the Makefile, and what its help says of each
 	tests   map[string]bool   // names of Go tests, benchmarks and fuzz targets
-	source  string            // every file that is no document, to look words up in
+	source  string            // every file that is no document, to look things up in
+	words   map[string]bool   // its words
 	// toolFlags are the flags that a Go program of the repository defines.
 	toolFlags map[string]bool
 }
@@ -62,6 +64,10 @@ func openRepo(root string) (*repo, error) {
 		}
 	}
 	r.source = source.String()
+	r.words = map[string]bool{}
+	for w := range strings.FieldsFuncSeq(r.source, func(c rune) bool { return c != '_' && !unicode.IsLetter(c) && !unicode.IsDigit(c) }) {
+		r.words[w] = true
+	}
 	for _, m := range flagDef.FindAllStringSubmatch(r.source, -1) {
 		r.toolFlags[m[1]] = true
 	}
