@@ -25,9 +25,8 @@ func TestMap(t *testing.T) {
 	for p := range strings.FieldsSeq(string(out)) {
 		packages = append(packages, strings.TrimPrefix(p, module+"/"))
 	}
-	for _, m := range []string{"bench/peers", "bench/plot", "tools/licences", "tools/manifests", "e2e/faults", "clients/go", "clients/js"} {
-		packages = append(packages, m) // modules of their own
-	}
+	// Modules of their own.
+	packages = append(packages, "bench/peers", "bench/plot", "tools/licences", "tools/manifests", "e2e/faults", "clients/go", "clients/js")
 	for _, p := range unnamed(string(b), packages) {
 		t.Errorf("ARCHITECTURE.md does not say what %s is", p)
 	}
