@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"io"
 	"net"
@@ -390,9 +391,15 @@ func (g *Gateway) reloadCertificates() {
 		g.count.CertificatesBad.Add(1)
 		g.log.Error("The TLS certificate was changed and can't be used; the one before is kept", "err", err)
 	case leaf != nil:
-		g.count.CertificatesTaken.Add(1)
-		g.log.Info("A new TLS certificate is used for connections from now on", "names", leaf.DNSNames, "until", leaf.NotAfter.UTC())
+		g.CertificateTaken(leaf)
 	}
+}
+
+// CertificateTaken counts and logs another certificate of TLS.Certificates. Any goroutine
+// may call it.
+func (g *Gateway) CertificateTaken(leaf *x509.Certificate) {
+	g.count.CertificatesTaken.Add(1)
+	g.log.Info("A new TLS certificate is used for connections from now on", "names", leaf.DNSNames, "until", leaf.NotAfter.UTC())
 }
 
 // TLSStats is the TLS part of Stats. All but the first two are totals since the start.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/x509"
 	"log/slog"
 	"reflect"
 	"runtime/debug"
@@ -77,7 +78,7 @@ func (r *reloader) take(next *loaded) error {
 	if err != nil {
 		return err
 	}
-	takeCertificates := func() {}
+	takeCertificates := func() *x509.Certificate { return nil }
 	if r.tls != nil {
 		if takeCertificates, err = r.tls.Certificates.Prepare(string(next.TLSCert), string(next.TLSKey)); err != nil {
 			return usagef("--tls-cert, --tls-key: %w", err)
@@ -90,7 +91,9 @@ func (r *reloader) take(next *loaded) error {
 
 	_ = r.level.UnmarshalText([]byte(next.LogLevel.word)) // a choice of its names
 	takeKeys()
-	takeCertificates()
+	if fresh := takeCertificates(); fresh != nil {
+		r.gw.CertificateTaken(fresh)
+	}
 	if r.MemoryLimit != next.MemoryLimit {
 		set := next.limitSet(sum)
 		r.setLimit.Store(&set)

@@ -738,6 +738,9 @@ func testCertificateFiles(t *testing.T) {
 			t.Errorf("not the certificate of %s", now.cert)
 		}
 	}
+	if n := r.stats().TLS.CertificatesTaken; n != 2 { // the first of the three was in use
+		t.Errorf("%d certificates taken", n)
+	}
 	r.write(settings(cert, key2))
 	if r.hup() || !believes(cert) {
 		t.Errorf("a pair that is none was taken:\n%s", r.log)

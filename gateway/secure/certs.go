@@ -67,17 +67,22 @@ func (c *Certificates) Reload() (fresh *x509.Certificate, err error) {
 }
 
 // Prepare reads a pair from other files, or from the same, and returns what puts it in
-// force, with its files to be looked at from then on. Its errors are LoadCertificates'.
-func (c *Certificates) Prepare(certFile, keyFile string) (take func(), err error) {
+// force, with its files to be looked at from then on; fresh is then the certificate if it
+// is another than before, else nil. Its errors are LoadCertificates'.
+func (c *Certificates) Prepare(certFile, keyFile string) (take func() (fresh *x509.Certificate), err error) {
 	next, err := LoadCertificates(certFile, keyFile)
 	if err != nil {
 		return nil, err
 	}
-	return func() {
+	return func() *x509.Certificate {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		c.certFile, c.keyFile, c.seen = certFile, keyFile, next.seen
-		c.now.Store(next.now.Load())
+		pair := next.now.Load()
+		if old := c.now.Swap(pair); old.Leaf.Equal(pair.Leaf) {
+			return nil
+		}
+		return pair.Leaf
 	}, nil
 }
 
