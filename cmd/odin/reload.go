@@ -27,12 +27,17 @@ type reloader struct {
 	gw       *gateway.Gateway
 
 	setLimit atomic.Pointer[capacity.Limit]  // for who reads the memory in use
+	followed atomic.Pointer[capacity.Limit]  // the machine's that the gateway has followed last, nil: none, or the one that is set
 	report   atomic.Pointer[capacity.Report] // of the sum in force, for who looks at it
 }
 
 // recompute is a sum's gateway.Live.Recompute.
 func (r *reloader) recompute(sum capacity.Result) func(capacity.Limit) (int, int64, error) {
 	return func(limit capacity.Limit) (int, int64, error) {
+		r.followed.Store(nil)
+		if strings.HasPrefix(limit.Source, "cgroup") || strings.HasPrefix(limit.Source, "host") {
+			r.followed.Store(&limit) // the machine's, not the one that is set
+		}
 		now, err := sum.Recompute(limit)
 		if !r.ownLimit {
 			debug.SetMemoryLimit(now.GoMemLimit())
@@ -40,6 +45,15 @@ func (r *reloader) recompute(sum capacity.Result) func(capacity.Limit) (int, int
 		r.show(now)
 		return now.Max, backlogOf(now), err
 	}
+}
+
+// fits is a sum under the limit that the gateway follows, where that is the smaller: a
+// memory limit that is set does not lift one that has come down since.
+func (r *reloader) fits(sum capacity.Result) (capacity.Result, error) {
+	if limit := r.followed.Load(); limit != nil && limit.Bytes < sum.Limit.Bytes {
+		return sum.Recompute(*limit)
+	}
+	return sum, nil
 }
 
 // show has the gateway show a sum. One that nothing fits leaves the last one standing:
@@ -88,6 +102,11 @@ func (r *reloader) take(next *loaded) error {
 	if err != nil {
 		return err
 	}
+	now, err := r.fits(sum)
+	if err != nil {
+		return err
+	}
+	live.MaxConnections, live.Backlog = now.Max, backlogOf(now)
 
 	_ = r.level.UnmarshalText([]byte(next.LogLevel.word)) // a choice of its names
 	takeKeys()
@@ -99,19 +118,19 @@ func (r *reloader) take(next *loaded) error {
 		r.setLimit.Store(&set)
 	}
 	if !r.ownLimit {
-		debug.SetMemoryLimit(sum.GoMemLimit())
+		debug.SetMemoryLimit(now.GoMemLimit())
 	}
 	if err := r.gw.Reload(live); err != nil {
 		return err // it is shutting down: live was checked
 	}
-	r.show(sum)
+	r.show(now)
 	for _, d := range fixed {
 		r.log.Warn("A setting has changed that only a restart takes over", "key", d.key, "in_force", d.was, "wanted", d.is, "from", d.from)
 	}
 	for _, d := range changed {
 		r.log.Info("A setting has changed", "key", d.key, "was", d.was, "is", d.is, "from", d.from)
 	}
-	r.log.Info("The configuration was read again", "file", r.path, "changed", len(changed), "need_restart", len(fixed), "max_connections", sum.Max)
+	r.log.Info("The configuration was read again", "file", r.path, "changed", len(changed), "need_restart", len(fixed), "max_connections", now.Max)
 	r.loaded = next
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -18,6 +19,7 @@ import (
 	"github.com/coder/websocket"
 	"github.com/golang-jwt/jwt/v5"
 
+	"github.com/odin-ws/odin/capacity"
 	"github.com/odin-ws/odin/gateway"
 )
 
@@ -861,6 +863,44 @@ func TestReloadUnderLoad(t *testing.T) {
 		default:
 			r.change([]string{two, one}[n%2])
 		}
+	}
+}
+
+// A memory limit that is set does not lift the one that the gateway has followed down.
+func TestReloadKeepsToTheLimitFollowed(t *testing.T) {
+	l, err := loadLayers("", []string{"ODIN_MEMORY_LIMIT=210MiB", "ODIN_SHARDS=1"}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum, err := l.capacity(1, slog.New(slog.DiscardHandler), capacity.TLSNone)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &reloader{ownLimit: true}
+	most := func() int {
+		t.Helper()
+		now, err := r.fits(sum)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return now.Max
+	}
+	if n := most(); n != sum.Max {
+		t.Errorf("%d, want %d", n, sum.Max)
+	}
+	follow := r.recompute(sum)
+	less, _, err := follow(capacity.Limit{Bytes: 205 << 20, Source: "cgroup"})
+	if n := most(); err != nil || less >= sum.Max || n != less {
+		t.Errorf("%d under 205 MiB, followed to %d, without %d, %v", n, less, sum.Max, err)
+	}
+	if _, _, err := follow(capacity.Limit{Bytes: 100 << 20, Source: "cgroup"}); err == nil {
+		t.Error("100 MiB hold something")
+	}
+	if _, err := r.fits(sum); err == nil {
+		t.Error("they hold it after a reload")
+	}
+	if _, _, err := follow(capacity.Limit{Bytes: 210 << 20, Source: "set"}); err != nil || most() != sum.Max {
+		t.Errorf("%d under 210 MiB again, %v", most(), err)
 	}
 }
 
