@@ -251,7 +251,8 @@ func init() {
 
 func process(ctx context.Context, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, os.Args[0], args...)
-	cmd.Env = append(os.Environ(), "ODIN_TEST_MAIN=1")
+	ours := func(kv string) bool { return strings.HasPrefix(kv, "ODIN_") } // it would refuse what it does not know
+	cmd.Env = append(slices.DeleteFunc(os.Environ(), ours), "ODIN_TEST_MAIN=1")
 	return cmd
 }
 
