@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"os/exec"
 	"strings"
 	"syscall"
@@ -67,11 +68,23 @@ func findBrowser(t *testing.T) string {
 	return ""
 }
 
+// shortTempDir is t.TempDir without the test's name in it: the browser makes a socket
+// there, whose path may have 107 bytes (unix(7)).
+func shortTempDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "odin-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) }) // after the browser has ended
+	return dir
+}
+
 // browse opens url in a browser with a profile of its own until the test ends.
 func browse(t *testing.T, chromium, url string) {
 	t.Helper()
 	log := &tailBuffer{}
-	dir := t.TempDir()
+	dir := shortTempDir(t)
 	cmd := exec.Command(chromium,
 		"--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
 		"--disable-background-networking", "--disable-component-update", "--disable-sync",

@@ -86,7 +86,12 @@ func openPage(t *testing.T, c *checker, browser, text string) (string, error) {
 	defer page.Close()
 
 	log := &syncBuffer{}
-	dir := t.TempDir()
+	// Not t.TempDir: the browser makes a socket there, whose path may have 107 bytes.
+	dir, err := os.MkdirTemp("", "odin-")
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
 	cmd := exec.Command(browser,
 		"--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
 		"--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--user-data-dir="+dir, page.URL)
