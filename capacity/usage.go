@@ -24,6 +24,9 @@ type Sample struct {
 	Limit Limit
 	// Changed says that Limit.Bytes is not what it was in the sample before.
 	Changed bool
+	// HeapLive is what the collector could not free when it ran last, HeapLimit
+	// GOMEMLIMIT, bytes; 0 without one.
+	HeapLive, HeapLimit int64
 	// Err is why a part of this sample is an old one; nil most of the time.
 	Err error
 }
@@ -71,6 +74,7 @@ type Usage struct {
 	rescan  int // readings until the groups are looked for again; -1: nothing is wrong
 	process level
 	machine level
+	heap    heap
 }
 
 // level is the last good pair of an account.
@@ -145,6 +149,7 @@ func (u *Usage) Read() Sample {
 		s = Sample{Used: u.last.Used, Of: u.last.Of, Limit: u.last.Limit}
 	}
 	s.Changed = s.Limit.Bytes != u.last.Limit.Bytes
+	s.HeapLive, s.HeapLimit = u.heap.read()
 	s.Err = err
 	if err != nil {
 		u.errors++

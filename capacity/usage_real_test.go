@@ -98,7 +98,7 @@ func TestUsageInARealGroup(t *testing.T) {
 	step := func(line string, want State) Sample {
 		t.Helper()
 		s := tell(line)
-		if state = DefaultThresholds.Next(state, s.Used, s.Of.Bytes); state != want {
+		if state = DefaultThresholds.Next(state, s); state != want {
 			t.Errorf("%s: %v, want %v", line, state, want)
 		}
 		return s

@@ -12,6 +12,9 @@ type State uint8
 const (
 	// Normal: nothing is asked for.
 	Normal State = iota
+	// Hold: take no more publications than the store's share of the memory has room
+	// for; clients notice nothing.
+	Hold
 	// Refuse: admit no one.
 	Refuse
 	// Evict: admit no one, and cut who makes no progress, most-lagged first.
@@ -22,6 +25,8 @@ func (s State) String() string {
 	switch s {
 	case Normal:
 		return "normal"
+	case Hold:
+		return "hold"
 	case Refuse:
 		return "refuse"
 	case Evict:
@@ -33,21 +38,33 @@ func (s State) String() string {
 // Thresholds are parts of the limit in percent. Each state is entered at one
 // and left below another, so that it does not flutter.
 type Thresholds struct {
+	Hold, Ease    int // into Hold at ≥ Hold, out of it below Ease
 	Refuse, Calm  int // into Refuse at ≥ Refuse, out of it below Calm
 	Evict, Relent int // into Evict at ≥ Evict, out of it below Relent
+
+	// LiveHold and LiveEase are as Hold and Ease, but of GOMEMLIMIT, for the heap that
+	// the collector can't free: near the limit it would run all the time, for nothing.
+	LiveHold, LiveEase int
 }
 
-// DefaultThresholds are those of the gateway.
-var DefaultThresholds = Thresholds{Refuse: 92, Calm: 88, Evict: 96, Relent: 92}
+// DefaultThresholds are those of the gateway: publishers wait before anyone is
+// refused, and callers are refused before anyone is cut (ADR 17).
+var DefaultThresholds = Thresholds{Hold: 85, Ease: 80, Refuse: 92, Calm: 88, Evict: 96, Relent: 92, LiveHold: 75, LiveEase: 70}
 
-// Next is the state after a sample of used bytes of limit. It is a function of
-// its arguments alone. A limit of 0 or less is always passed.
-func (t Thresholds) Next(s State, used, limit int64) State {
+// Next is the state after a sample. It is a function of its arguments alone. A limit
+// of 0 or less is always passed; without a heap limit the heap does not count.
+func (t Thresholds) Next(s State, now Sample) State {
+	used, limit := now.Used, now.Of.Bytes
 	switch {
 	case reaches(used, limit, t.Evict), s == Evict && reaches(used, limit, t.Relent):
 		return Evict
-	case reaches(used, limit, t.Refuse), s != Normal && reaches(used, limit, t.Calm):
+	case reaches(used, limit, t.Refuse), s >= Refuse && reaches(used, limit, t.Calm):
 		return Refuse
+	case reaches(used, limit, t.Hold), s >= Hold && reaches(used, limit, t.Ease):
+		return Hold
+	case now.HeapLimit > 0 && (reaches(now.HeapLive, now.HeapLimit, t.LiveHold) ||
+		s >= Hold && reaches(now.HeapLive, now.HeapLimit, t.LiveEase)):
+		return Hold
 	}
 	return Normal
 }
@@ -76,7 +93,7 @@ func NewWatch(read func() Sample, t Thresholds) *Watch { return &Watch{read: rea
 // Step takes a sample and returns the state after it.
 func (w *Watch) Step() (State, Sample) {
 	s := w.read()
-	w.state = w.t.Next(w.state, s.Used, s.Of.Bytes)
+	w.state = w.t.Next(w.state, s)
 	return w.state, s
 }
 

@@ -63,9 +63,9 @@ func TestAdminBodiesEnd(t *testing.T) {
 		c.Close()
 	}
 	g.eventually("the memory to be given back", func() bool {
-		ok := g.publishing.TryAcquire(publishMemory)
+		ok := g.publishing.TryAcquire(g.cfg.PublishBudget)
 		if ok {
-			g.publishing.Release(publishMemory)
+			g.publishing.Release(g.cfg.PublishBudget)
 		}
 		return ok
 	})

@@ -49,6 +49,9 @@ type Config struct {
 
 	// MaxPublish is the largest payload a publisher may send, bytes.
 	MaxPublish int
+	// PublishBudget is what publish requests under way may hold, bytes; each counts with
+	// three times its body. The next one is answered 503.
+	PublishBudget int64
 	// MaxChannels bounds the channels a node knows at once.
 	MaxChannels int
 	// Ping is the interval of WebSocket pings; no sign of life for two of them is 4201.
@@ -109,6 +112,7 @@ func DefaultConfig() Config {
 		HandshakeTimeout: 10 * time.Second,
 		FrameTimeout:     10 * time.Second,
 		MaxPublish:       64 << 10,
+		PublishBudget:    32 << 20,
 		MaxChannels:      100_000,
 		Ping:             20 * time.Second,
 		SndBuf:           4096,

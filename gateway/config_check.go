@@ -40,6 +40,7 @@ func (c *Config) CheckSettings() error {
 		{"--max-handshakes", int64(c.MaxHandshakes), 1},
 		{"--max-channels", int64(c.MaxChannels), 1},
 		{"MaxPublish", int64(c.MaxPublish), 1},
+		{"PublishBudget", c.PublishBudget, publishFactor * (int64(c.MaxPublish) + 2*publishFrame)},
 		{"SndBuf", int64(c.SndBuf), 2048},
 	})...)
 	errs = append(errs, lastAtLeast([]span{

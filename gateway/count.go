@@ -63,7 +63,8 @@ type counters struct {
 	MemoryErrors       atomic.Uint64 // readings of the memory in use that were not whole
 	LateTicks          atomic.Uint64 // ticks a busy loop missed
 	PublishRefused     atomic.Uint64 // publications refused before the broker
-	PublishBusy        atomic.Uint64 // requests refused for the bytes under way
+	PublishBusy        atomic.Uint64 // requests refused for the bytes under way, or for what the store holds
+	PublishHeld        atomic.Uint64 // publications the store refused for what it holds
 	PublishLimited     atomic.Uint64 // publications refused for their rate
 	PublishFailed      atomic.Uint64 // publications the broker did not ack
 	Published          atomic.Uint64

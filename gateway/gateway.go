@@ -110,7 +110,7 @@ func newGateway(cfg Config, newLoop func(netpoll.Config) (netpoll.Loop, error)) 
 		pool:       bufpool.New(live.BufferBudget),
 		gate:       capacity.NewGate(live.MaxConnections),
 		maxHeads:   max(1, cfg.MaxHandshakes/cfg.Shards),
-		publishing: semaphore.NewWeighted(publishMemory),
+		publishing: semaphore.NewWeighted(cfg.PublishBudget),
 		reading:    semaphore.NewWeighted(historyAtOnce),
 		down:       make(chan struct{}),
 		done:       make(chan struct{}),

@@ -16,7 +16,7 @@ var (
 	gapReasons    = []string{"evicted", "epoch", "slow", "broker", "invalid"}
 	slowActions   = []string{"strike", "conflate", "restore", "cut", "evict"}
 	replayEnds    = []string{"complete", "gap", "refused"}
-	pressures     = []string{capacity.Normal.String(), capacity.Refuse.String(), capacity.Evict.String()}
+	pressures     = []string{capacity.Normal.String(), capacity.Hold.String(), capacity.Refuse.String(), capacity.Evict.String()}
 	closeCodes    = []string{"1000", "1001", "1002", "1003", "1006", "1007", "1008", "1009", "1011", "1012", "1013", "4001", "4003", "4101", "4102", "4201", other}
 	rejectReasons = func() (codes []string) {
 		for _, r := range refusalCodes {
@@ -107,7 +107,7 @@ var metrics = describe([]metric{
 	// Memory.
 	gauge("cgroup_memory_bytes", "Memory that counts against the limit, less what the kernel can reclaim; 0 where it is not watched.", func(s *Stats) float64 { return float64(s.MemoryUsedBytes) }),
 	gauge("cgroup_memory_limit_bytes", "The memory limit; 0 where it is not watched.", func(s *Stats) float64 { return float64(s.MemoryLimitBytes) }),
-	gaugesBy("memory_pressure", "1 for the state that memory is in: normal; refuse, nobody is admitted; evict, who holds memory without progress is cut.", "state", pressures, func(s *Stats, v string) float64 { return truth(s.Pressure == v) }),
+	gaugesBy("memory_pressure", "1 for the state that memory is in: normal; hold, the store takes no more than its share; refuse, nobody is admitted; evict, who holds memory without progress is cut.", "state", pressures, func(s *Stats, v string) float64 { return truth(s.Pressure == v) }),
 	counter("memory_read_errors_total", "Readings of the memory in use that were not whole.", func(s *Stats) uint64 { return s.MemoryErrors }),
 	gauge("log_bytes", "Memory of all channels' logs.", func(s *Stats) float64 { return float64(s.LogBytes) }),
 	gauge("log_limit_bytes", "The most that may be.", func(s *Stats) float64 { return float64(s.LogBudget) }),
@@ -136,10 +136,10 @@ var metrics = describe([]metric{
 	counter("stats_feed_cut_total", "Connections of the admin port's /ws reset because they took nothing.", func(s *Stats) uint64 { return s.Feed.Cut }),
 
 	// Publishers.
-	countersBy("publish_total", "Publications through the admin port: stored; refused, bad ones; limited, beyond --publish-rate; failed, not acknowledged by the broker.", "result", []string{"stored", "refused", "limited", "failed"}, func(s *Stats, v string) uint64 {
-		return map[string]uint64{"stored": s.Published, "refused": s.PublishRefused, "limited": s.PublishLimited, "failed": s.PublishFailed}[v]
+	countersBy("publish_total", "Publications through the admin port: stored; refused, bad ones; limited, beyond --publish-rate; held, refused by the store because it held as much as memory has room for; failed, not acknowledged by the broker.", "result", []string{"stored", "refused", "limited", "held", "failed"}, func(s *Stats, v string) uint64 {
+		return map[string]uint64{"stored": s.Published, "refused": s.PublishRefused, "limited": s.PublishLimited, "held": s.PublishHeld, "failed": s.PublishFailed}[v]
 	}),
-	counter("publish_busy_total", "Publish requests refused because too many bytes were under way.", func(s *Stats) uint64 { return s.PublishBusy }),
+	counter("publish_busy_total", "Publish requests refused because too many bytes were under way, or the store held as much as memory had room for.", func(s *Stats) uint64 { return s.PublishBusy }),
 
 	// The broker.
 	gauge("broker_connected", "1 while publishes and reads work.", func(s *Stats) float64 { return truth(s.Broker.Connected) }),

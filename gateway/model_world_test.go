@@ -190,6 +190,7 @@ func (b *worldBroker) Last(_ context.Context, ch string) (broker.Message, error)
 func (b *worldBroker) Get(context.Context, string, uint64) (broker.Message, error) {
 	return broker.Message{}, broker.ErrNotFound
 }
+func (b *worldBroker) Throttle(bool) {}
 func (b *worldBroker) Stream(context.Context) (broker.StreamState, error) {
 	if b.down {
 		return broker.StreamState{}, broker.ErrDown

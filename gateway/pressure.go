@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"log/slog"
 	"time"
 
 	"github.com/odin-ws/odin/capacity"
@@ -10,8 +11,9 @@ import (
 // watchInterval is how often the memory in use is held against its limit.
 const watchInterval = 100 * time.Millisecond
 
-// watchMemory is the second line: the budgets are the first. At the refusing
-// threshold nobody is admitted; at the evicting one, those who hold memory
+// watchMemory is the second line: the budgets are the first. At the holding
+// threshold a store in this process takes publications only as far as its share; at
+// the refusing one nobody is admitted; at the evicting one, those who hold memory
 // without progress are cut, a few each interval, until it is left again. A limit
 // that changes gives the gate its new maximum.
 func (g *Gateway) watchMemory(ctx context.Context) {
@@ -19,8 +21,13 @@ func (g *Gateway) watchMemory(ctx context.Context) {
 	capacity.NewWatch(g.cfg.Memory, capacity.DefaultThresholds).Run(ctx, watchInterval, func(state capacity.State, s capacity.Sample) {
 		g.memory.Store(&s)
 		if old := capacity.State(g.pressure.Swap(uint32(state))); old != state {
-			g.log.Warn("memory pressure changed", "from", old, "to", state,
-				"used", capacity.FormatSize(s.Used), "limit", capacity.FormatSize(s.Of.Bytes), "read_from", s.Of.Source)
+			level := slog.LevelWarn
+			if max(old, state) == capacity.Hold { // publishers are told, and it is their doing
+				level = slog.LevelInfo
+			}
+			g.log.Log(ctx, level, "memory pressure changed", "from", old, "to", state,
+				"used", capacity.FormatSize(s.Used), "limit", capacity.FormatSize(s.Of.Bytes), "read_from", s.Of.Source,
+				"heap", capacity.FormatSize(s.HeapLive))
 		}
 		if s.Err != nil {
 			g.count.MemoryErrors.Add(1)
@@ -29,6 +36,7 @@ func (g *Gateway) watchMemory(ctx context.Context) {
 		if s.Changed {
 			g.followLimit(s.Limit)
 		}
+		g.broker.Throttle(state >= capacity.Hold)
 		if state == capacity.Evict {
 			for _, sh := range g.shards {
 				sh.post(func(s *shard) { s.reclaim(s.charged.len()); s.evict(evictStep) })
@@ -63,4 +71,4 @@ func (g *Gateway) followLimit(limit capacity.Limit) {
 }
 
 // refusing reports whether memory is too short to admit anyone.
-func (g *Gateway) refusing() bool { return capacity.State(g.pressure.Load()) != capacity.Normal }
+func (g *Gateway) refusing() bool { return capacity.State(g.pressure.Load()) >= capacity.Refuse }

@@ -11,6 +11,7 @@ import (
 	"github.com/coder/websocket"
 
 	"github.com/odin-ws/odin/capacity"
+	"github.com/odin-ws/odin/gateway/broker"
 )
 
 // At 92 % of the limit nobody is admitted, those who are in stay; a limit that
@@ -77,4 +78,74 @@ func TestMemoryPressure(t *testing.T) {
 	wait("admission under the old limit", 101)
 	inside.say(`{"op":"ping","id":1}`)
 	inside.want("pong")
+}
+
+// Before anyone is refused a place, publishers wait: 503 with the time to come back,
+// before their bodies are read. Who is subscribed, and who comes, notices nothing.
+func TestPublishersAreHeld(t *testing.T) {
+	var used atomic.Int64
+	used.Store(50)
+	g := newTestGateway(t, func(c *Config) {
+		c.Memory = func() capacity.Sample {
+			l := capacity.Limit{Bytes: 100, Source: "test"}
+			return capacity.Sample{Used: used.Load(), Of: l, Limit: l}
+		}
+	})
+	const one = `{"ch":"c","data":1}`
+	inside := g.dial()
+	inside.say(`{"op":"sub","id":1,"ch":["c"]}`)
+	inside.want("ack")
+	if status, answer := g.post(t, "/v1/publish", one, nil); status != 200 {
+		t.Fatal(status, answer)
+	}
+	inside.want("msg")
+	used.Store(86)
+	g.eventually("the hold", func() bool { return g.Stats().Pressure == "hold" })
+	for path, body := range map[string]string{"/v1/publish": one, "/v1/publish/batch": "[" + one + "]"} {
+		resp, err := http.Post("http://"+g.AdminAddr()+path, "application/json", strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		answer, _ := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		wantRefusal(t, resp.StatusCode, 503, string(answer), "busy")
+		if resp.Header.Get("Retry-After") != "1" {
+			t.Errorf("%s: Retry-After %q", path, resp.Header.Get("Retry-After"))
+		}
+	}
+	g.dial().say(`{"op":"ping","id":1}`)
+	if st := g.Stats(); st.PublishBusy != 2 || st.Published != 1 || st.CurrentConnections != 2 {
+		t.Errorf("%d refused, %d stored, %d connected", st.PublishBusy, st.Published, st.CurrentConnections)
+	}
+	used.Store(79)
+	g.eventually("publishing at 79 %", func() bool { status, _ := g.post(t, "/v1/publish", one, nil); return status == 200 })
+	inside.want("msg")
+
+	// What the store itself refuses, as it does for another node's memory.
+	g.broker.FailNext(2, broker.ErrBusy)
+	if status, answer := g.post(t, "/v1/publish", one, nil); status != 503 {
+		t.Error(status, answer)
+	} else {
+		wantRefusal(t, status, 503, answer, "busy")
+	}
+	status, answer := g.post(t, "/v1/publish/batch", "["+one+","+one+"]", nil)
+	if status != 200 || strings.Count(answer, `"busy"`) != 1 || strings.Count(answer, `"seq"`) != 1 {
+		t.Error(status, answer)
+	}
+	if st := g.Stats(); st.PublishHeld != 2 || st.PublishFailed != 0 {
+		t.Errorf("%d held, %d failed", st.PublishHeld, st.PublishFailed)
+	}
+}
+
+// Where memory is small a batch may be too large for it ever, and is told so.
+func TestSmallPublishBudget(t *testing.T) {
+	g := newTestGateway(t, func(c *Config) { c.PublishBudget = 1 << 20 })
+	status, answer := g.post(t, "/v1/publish/batch", "["+strings.Repeat(" ", 1<<20/3)+"]", nil)
+	wantRefusal(t, status, 413, answer, "too_large")
+	if status, answer := g.post(t, "/v1/publish/batch", "["+strings.Repeat(" ", 300<<10)+"]", nil); status != 200 {
+		t.Errorf("300 KiB: %d %s", status, answer)
+	}
+	if _, err := New(func() Config { c := DefaultConfig(); c.Broker, c.PublishBudget = g.broker, 1000; return c }()); err == nil || !strings.Contains(err.Error(), "PublishBudget") {
+		t.Errorf("1000 bytes: %v", err)
+	}
 }

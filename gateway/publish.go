@@ -26,11 +26,12 @@ const (
 	// maxBatch and maxBatchBytes bound one batch.
 	maxBatch      = 10_000
 	maxBatchBytes = 8 << 20
-	// publishMemory bounds the bytes of all publish requests under way, and
-	// publishFactor is how many a request costs for each of its own: read,
-	// split, and decoded.
-	publishMemory = 32 << 20
+	// publishFactor is how many bytes of Config.PublishBudget a request costs for
+	// each of its own: read, split, and decoded.
 	publishFactor = 3
+	// publishFrame is what a request costs beside its body, and what one message's may
+	// have beside its payload, bytes.
+	publishFrame = 4096
 	// batchChunk is how many publications go to the broker at once.
 	batchChunk = 512
 	// maxKey is the longest deduplication key, bytes.
@@ -96,13 +97,18 @@ func (g *Gateway) answer(ack broker.Ack, err error) published {
 		g.count.Published.Add(1)
 		return published{Epoch: ack.Epoch, Seq: ack.Seq, Duplicate: ack.Duplicate, status: http.StatusOK}
 	}
-	g.count.PublishFailed.Add(1)
+	if !errors.Is(err, broker.ErrBusy) {
+		g.count.PublishFailed.Add(1)
+	}
 	p := published{Message: err.Error(), status: http.StatusServiceUnavailable}
 	switch {
 	case errors.Is(err, broker.ErrDown):
 		p.Code = "broker_down"
 	case errors.Is(err, broker.ErrUncertain), errors.Is(err, context.DeadlineExceeded):
 		p.Code = "uncertain"
+	case errors.Is(err, broker.ErrBusy):
+		g.count.PublishHeld.Add(1)
+		p.Code = "busy"
 	case errors.Is(err, broker.ErrFull):
 		p.Code, p.status = "store_full", http.StatusInsufficientStorage
 	case errors.Is(err, broker.ErrTooLarge):
@@ -113,21 +119,32 @@ func (g *Gateway) answer(ack broker.Ack, err error) published {
 	return p
 }
 
-// admitPublish takes a request's share of publishMemory, or answers 503. The
-// caller gives it back with done.
+// admitPublish takes a request's share of the publish budget, or answers 503. most is
+// the largest body. The caller gives the share back with done.
 func (g *Gateway) admitPublish(w http.ResponseWriter, r *http.Request, most int64) (done func(), ok bool) {
+	busy := func(why string) (func(), bool) {
+		g.count.PublishBusy.Add(1)
+		w.Header().Set("Retry-After", "1")
+		writeError(w, http.StatusServiceUnavailable, "busy", why+"; nothing was stored, repeat the request", 1000)
+		return nil, false
+	}
+	if g.broker.State().Throttled { // before its body is read: that takes memory too
+		return busy("the store holds as much as memory has room for and takes no more for the moment")
+	}
 	size := most
 	if r.ContentLength >= 0 {
 		size = min(r.ContentLength, most)
 	}
-	size = publishFactor * (size + 4096)
+	size = publishFactor * (size + publishFrame)
 	if !g.publishing.TryAcquire(size) {
-		g.count.PublishBusy.Add(1)
-		w.Header().Set("Retry-After", "1")
-		writeError(w, http.StatusServiceUnavailable, "busy", "too many bytes are being published at once; repeat the request", 1000)
-		return nil, false
+		return busy("too many bytes are being published at once")
 	}
 	return func() { g.publishing.Release(size) }, true
+}
+
+// batchBytes is the largest batch: maxBatchBytes, or what fits the publish budget.
+func (g *Gateway) batchBytes() int64 {
+	return min(maxBatchBytes, g.cfg.PublishBudget/publishFactor-publishFrame)
 }
 
 // admitRate takes n messages' share of the publish rate, or answers 429: nothing
@@ -149,13 +166,13 @@ func (g *Gateway) admitRate(w http.ResponseWriter, n int) bool {
 
 // handlePublish stores one message: {"ch","data","key?"} → {"epoch","seq"}.
 func (g *Gateway) handlePublish(w http.ResponseWriter, r *http.Request) {
-	done, ok := g.admitPublish(w, r, int64(g.cfg.MaxPublish)+4096)
+	done, ok := g.admitPublish(w, r, int64(g.cfg.MaxPublish)+publishFrame)
 	if !ok {
 		return
 	}
 	defer done()
 	// JSON escapes don't count as payload, so leave room for the envelope.
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, int64(g.cfg.MaxPublish)+4096))
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, int64(g.cfg.MaxPublish)+publishFrame))
 	if err != nil {
 		g.refuseBody(w, err)
 		return
@@ -199,12 +216,13 @@ func (g *Gateway) refuseBody(w http.ResponseWriter, err error) {
 // handlePublishBatch stores many messages in order, with a result for each. The
 // body is NDJSON or a JSON array, and so is the answer.
 func (g *Gateway) handlePublishBatch(w http.ResponseWriter, r *http.Request) {
-	done, ok := g.admitPublish(w, r, maxBatchBytes)
+	most := g.batchBytes()
+	done, ok := g.admitPublish(w, r, most)
 	if !ok {
 		return
 	}
 	defer done()
-	body := http.MaxBytesReader(w, r.Body, maxBatchBytes)
+	body := http.MaxBytesReader(w, r.Body, most)
 	kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	var items [][]byte
 	var err error

@@ -52,6 +52,7 @@ type Stats struct {
 	PublishRefused uint64 `json:"publishRefused"`
 	PublishFailed  uint64 `json:"publishFailed"`
 	PublishBusy    uint64 `json:"publishBusy"`
+	PublishHeld    uint64 `json:"publishHeld"`
 	PublishLimited uint64 `json:"publishLimited"`
 
 	Gaps               map[string]uint64 `json:"gaps"`
@@ -91,7 +92,7 @@ type Stats struct {
 	SendBuffersGrown  uint64 `json:"sendBuffersGrown"`  // times SO_SNDBUF was doubled for who fills it and takes what it is given
 	SendBuffersShrunk uint64 `json:"sendBuffersShrunk"` // times it was taken back under pressure
 
-	Pressure         string `json:"pressure"` // normal, refuse or evict
+	Pressure         string `json:"pressure"` // normal, hold, refuse or evict
 	MemoryUsedBytes  int64  `json:"memoryUsedBytes,omitempty"`
 	MemoryLimitBytes int64  `json:"memoryLimitBytes,omitempty"`
 	MemoryErrors     uint64 `json:"memoryErrors"`
@@ -210,6 +211,7 @@ func (g *Gateway) Stats() Stats {
 		PublishRefused: c.PublishRefused.Load(),
 		PublishFailed:  c.PublishFailed.Load(),
 		PublishBusy:    c.PublishBusy.Load(),
+		PublishHeld:    c.PublishHeld.Load(),
 		PublishLimited: c.PublishLimited.Load(),
 
 		Gaps: map[string]uint64{

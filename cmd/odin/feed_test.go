@@ -259,6 +259,10 @@ func TestFeedRefusals(t *testing.T) {
 				}
 				return 200, nil
 			}},
+		{name: "events held back", stored: 600, out: "acked     600\nfailed    none",
+			answer: func(n int) (int, map[int]string) {
+				return 200, map[bool]map[int]string{true: {510: codeBusy, 511: codeBusy}}[n == 1]
+			}},
 		{name: "event refused", stored: 599, code: 1, out: "acked     599\nfailed    too_large 1",
 			answer: func(n int) (int, map[int]string) {
 				return 200, map[bool]map[int]string{true: {5: codeTooLarge}}[n == 1]
@@ -429,7 +433,7 @@ func (f brokerFunc) PublishBatch(_ context.Context, ps []broker.Publication) []b
 func TestBrokerTarget(t *testing.T) {
 	b := &brokerTarget{name: "here", to: brokerFunc(func(p broker.Publication) broker.Result {
 		err := map[string]error{
-			"down": broker.ErrDown, "full": broker.ErrFull, "large": broker.ErrTooLarge,
+			"down": broker.ErrDown, "full": broker.ErrFull, "busy": broker.ErrBusy, "large": broker.ErrTooLarge,
 			"unsure": broker.ErrUncertain, "late": context.DeadlineExceeded, "odd": errors.New("odd"),
 		}[p.Channel]
 		if err != nil {
@@ -437,7 +441,7 @@ func TestBrokerTarget(t *testing.T) {
 		}
 		return broker.Result{Ack: broker.Ack{Epoch: "e", Seq: 7, Duplicate: p.Key == "k"}}
 	})}
-	in := []market.Event{{Channel: "ok"}, {Channel: "ok", Key: "k"}, {Channel: "down"}, {Channel: "full"}, {Channel: "large"}, {Channel: "unsure"}, {Channel: "late"}, {Channel: "odd"}}
+	in := []market.Event{{Channel: "ok"}, {Channel: "ok", Key: "k"}, {Channel: "down"}, {Channel: "full"}, {Channel: "large"}, {Channel: "unsure"}, {Channel: "late"}, {Channel: "odd"}, {Channel: "busy"}}
 	got, err := b.publish(t.Context(), in)
 	if err != nil {
 		t.Fatal(err)
@@ -445,7 +449,7 @@ func TestBrokerTarget(t *testing.T) {
 	if !reflect.DeepEqual(got[:2], []outcome{{Epoch: "e", Seq: 7}, {Epoch: "e", Seq: 7, Duplicate: true}}) {
 		t.Errorf("%+v", got[:2])
 	}
-	for i, want := range []string{codeBrokerDown, codeFull, codeTooLarge, codeUncertain, codeUncertain, "error"} {
+	for i, want := range []string{codeBrokerDown, codeFull, codeTooLarge, codeUncertain, codeUncertain, "error", codeBusy} {
 		if got[i+2].Code != want {
 			t.Errorf("%s: %+v, want %s", in[i+2].Channel, got[i+2], want)
 		}

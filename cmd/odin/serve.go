@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net"
 	"net/netip"
 	"os"
@@ -128,7 +129,7 @@ func serve(ctx context.Context, l *loaded, environ []string, stdout, stderr io.W
 	}
 	b, err := jetstream.New(jetstream.Config{
 		URL: string(l.NATSURL), DataDir: dir, Listen: string(l.NATSListen), ConfigFile: string(l.NATSConfig),
-		Retention: int64(l.Retention), Memory: budgets.Broker, MaxPayload: cfg.MaxPublish, Name: string(l.Node), Log: log,
+		Retention: int64(l.Retention), Memory: budgets.Broker, StoreCache: storeCache(debug.SetMemoryLimit(-1), cfg.LogBudget), MaxPayload: cfg.MaxPublish, Name: string(l.Node), Log: log,
 	})
 	if err != nil {
 		return err
@@ -316,6 +317,7 @@ func (l *loaded) budgets(sum capacity.Result, c *gateway.Config) (capacity.Share
 	c.LogBudget = shares.Logs + min(spare/8, capacity.GiB)
 	c.BufferBudget = max(longest, shares.Buffers+min(spare/8, 256*capacity.MiB))
 	c.Backlog = backlogOf(sum)
+	c.PublishBudget = min(c.PublishBudget, sum.RuntimeOverhead/4)
 	c.MoreSubscriptions = shares.MoreSubscriptions() + int(min(spare/8, capacity.GiB)/capacity.SubscriptionCost)
 	// Half for those not upgraded yet, half for those being told that there is
 	// no place. They need descriptors too.
@@ -338,6 +340,19 @@ func (l *loaded) budgets(sum capacity.Result, c *gateway.Config) (capacity.Share
 		c.TLS.Handshakes = max(16, min(sum.TLSHandshakes(), c.MaxHandshakes))
 	}
 	return shares, nil
+}
+
+// idleHeap is what the heap holds before anyone comes, bytes, measured.
+const idleHeap = 8 * capacity.MiB
+
+// storeCache is how much of Go's memory the embedded store's blocks may have at first,
+// bytes: what is left below the heap at which publishers are held back when the logs are
+// full. Without a limit for Go there is no bound, 0.
+func storeCache(goLimit, logs int64) int64 {
+	if goLimit == math.MaxInt64 {
+		return 0
+	}
+	return max(1, goLimit/100*int64(capacity.DefaultThresholds.LiveEase)-logs-idleHeap)
 }
 
 // backlogOf is the backlog to enforce under a sum. The goroutine profile reckons

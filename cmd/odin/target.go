@@ -51,6 +51,7 @@ const (
 	codeUncertain   = "uncertain"   // sent, and no answer: stored or not
 	codeBrokerDown  = "broker_down" // not stored
 	codeFull        = "store_full"  // not stored
+	codeBusy        = "busy"        // not stored; memory is short
 	codeTooLarge    = "too_large"
 )
 
@@ -58,7 +59,7 @@ const (
 // be taken later.
 func retryable(code string) bool {
 	switch code {
-	case codeUnreachable, codeBrokerDown, codeFull, "draining", "rate_limited":
+	case codeUnreachable, codeBrokerDown, codeFull, codeBusy, "draining", "rate_limited":
 		return true
 	}
 	return false
@@ -355,6 +356,8 @@ func brokerCode(err error) string {
 		return codeBrokerDown
 	case errors.Is(err, broker.ErrFull):
 		return codeFull
+	case errors.Is(err, broker.ErrBusy):
+		return codeBusy
 	case errors.Is(err, broker.ErrTooLarge):
 		return codeTooLarge
 	case errors.Is(err, broker.ErrUncertain), errors.Is(err, context.DeadlineExceeded):

@@ -21,6 +21,9 @@ var (
 	ErrUncertain = errors.New("broker ack missing")
 	// ErrFull means the broker's store refuses more for now (disk, limits).
 	ErrFull = errors.New("broker store full")
+	// ErrBusy means that memory is short where the store is, and that it takes no
+	// more for the moment: nothing was stored, and the publisher may try again.
+	ErrBusy = errors.New("broker busy")
 	// ErrTooLarge means the message exceeds what the broker takes.
 	ErrTooLarge = errors.New("message too large for the broker")
 	// ErrTooMany means there is more than the caller wanted to hear of.
@@ -139,6 +142,7 @@ type State struct {
 	Epoch     string // "" until first connected
 	Head      uint64 // last stream sequence handed to the Sink
 	Err       error  // why it is not connected, nil otherwise
+	Throttled bool   // publishes fail with ErrBusy; see Broker.Throttle
 }
 
 // Counters are monotonic since Start. Every drop has a name here.
@@ -178,6 +182,11 @@ type Broker interface {
 	Channels(ctx context.Context, prefix string, limit int) ([]ChannelHead, error)
 	// Stream asks the stream's leader how far the stream goes now.
 	Stream(ctx context.Context) (StreamState, error)
+	// Throttle says whether memory is short in this process. It wants to be called
+	// several times a second, also while it is not. A broker whose store is in this
+	// process then takes less, as far as its share, and refuses the rest with
+	// ErrBusy, whoever publishes; to any other it means nothing. It does not wait.
+	Throttle(short bool)
 	// State never blocks.
 	State() State
 	// Counters never blocks.

@@ -45,6 +45,7 @@ type Fake struct {
 	skip     map[uint64]bool // live copies dropped
 	keys     map[string]fakeKey
 	hold     bool // nothing is delivered
+	busy     bool // publishes fail with ErrBusy
 	dropNext int
 	loseNext int
 	failWith error
@@ -129,6 +130,9 @@ func (f *Fake) publish(p broker.Publication) (broker.Ack, error) {
 	if err := f.usable(); err != nil {
 		return broker.Ack{}, err
 	}
+	if f.busy {
+		return broker.Ack{}, fmt.Errorf("%w: memory is short", broker.ErrBusy)
+	}
 	if len(p.Data) > fakeMaxPayload {
 		return broker.Ack{}, fmt.Errorf("%w: %d bytes, at most %d", broker.ErrTooLarge, len(p.Data), fakeMaxPayload)
 	}
@@ -189,11 +193,18 @@ func (f *Fake) store(channel string, data []byte) uint64 {
 	return m.Seq
 }
 
+// Throttle implements broker.Broker: while memory is short it takes nothing.
+func (f *Fake) Throttle(short bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.busy = short
+}
+
 // State implements broker.Broker.
 func (f *Fake) State() broker.State {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	s := broker.State{Head: f.delivered, Connected: f.opened && f.usable() == nil, Err: f.usable()}
+	s := broker.State{Head: f.delivered, Connected: f.opened && f.usable() == nil, Err: f.usable(), Throttled: f.busy}
 	if f.opened || f.delivered > 0 {
 		s.Epoch = f.epoch(f.openLife)
 	}

@@ -18,12 +18,13 @@ func TestFakePassesTheSuite(t *testing.T) {
 	Run(t, func(*testing.T) Harness {
 		f := NewFake()
 		return Harness{
-			Broker:   f,
-			Stop:     func() { f.SetDown(errors.New("stopped")) },
-			Restart:  f.SetUp,
-			Recreate: f.NewEpoch,
-			Evict:    f.Evict,
-			Inject:   func(ch string, data []byte) { f.Inject(ch, data) },
+			Broker:    f,
+			Throttles: true,
+			Stop:      func() { f.SetDown(errors.New("stopped")) },
+			Restart:   f.SetUp,
+			Recreate:  f.NewEpoch,
+			Evict:     f.Evict,
+			Inject:    func(ch string, data []byte) { f.Inject(ch, data) },
 		}
 	})
 }

@@ -18,6 +18,9 @@ type Harness struct {
 	// Queue is how many messages must wait for a blocked Sink before some miss
 	// their live delivery; 0 when that can't happen.
 	Queue int
+	// Throttles says that the store is in this process: while memory is short it takes
+	// no more than a share of it.
+	Throttles bool
 	// Stop takes the log away as a crash does; Restart brings it back with what
 	// it had.
 	Stop, Restart func()
@@ -53,6 +56,7 @@ func Run(t *testing.T, mk func(t *testing.T) Harness) {
 		{"channels", channels},
 		{"many channels", manyChannels},
 		{"cancelled context", cancelled},
+		{"throttled", throttled},
 		{"blocked sink", blockedSink},
 		{"evicted while blocked", evictedWhileBlocked},
 		{"evicted predecessor", evictedPredecessor},

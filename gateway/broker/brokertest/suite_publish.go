@@ -214,3 +214,46 @@ func anyBytes(t *testing.T, r *rig) {
 		t.Errorf("channel %q", ms[len(data)].Channel)
 	}
 }
+
+// While memory is short a store in this process takes its share and refuses the rest,
+// a native publisher's too; once it is not, all is taken again. What was acked is there.
+func throttled(t *testing.T, r *rig) {
+	r.start()
+	data := []byte(`"` + strings.Repeat("x", 256<<10) + `"`)
+	var last uint64
+	publish := func() error {
+		ack, err := r.Broker.Publish(r.ctx(), broker.Publication{Channel: "c", Data: data})
+		if err == nil {
+			last = ack.Seq
+		}
+		return err
+	}
+	if err := publish(); err != nil {
+		t.Fatal(err)
+	}
+	busy := 0
+	for range 256 { // 64 MiB; more than any share
+		r.reached(last)
+		r.Broker.Throttle(true)
+		switch err := publish(); {
+		case errors.Is(err, broker.ErrBusy):
+			busy++
+		case err != nil:
+			t.Fatal(err)
+		case busy > 0:
+			t.Fatal("taken again while memory is short")
+		}
+	}
+	if r.Throttles != (busy > 0) || r.Broker.State().Throttled != r.Throttles {
+		t.Errorf("%d refused, throttled is %v", busy, r.Broker.State().Throttled)
+	}
+	Wait(t, "all is taken again", func() bool { r.Broker.Throttle(false); return publish() == nil })
+	if r.Broker.State().Throttled {
+		t.Error("still throttled")
+	}
+	r.Inject("native", []byte(`1`))
+	r.reached(last + 1)
+	if n := r.Broker.Counters().Delivered; n != last+1 {
+		t.Errorf("%d delivered of %d", n, last+1)
+	}
+}

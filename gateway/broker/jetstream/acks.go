@@ -132,7 +132,7 @@ func (c *client) onAck(m *nats.Msg) {
 		return
 	}
 	slot, gen := uint32(token&0xffff), uint32(token>>16)
-	ack, err := parseAck(m)
+	ack, err := parseAck(m, c.emb != nil && !c.emb.limited())
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	s := &a.slots[slot]
@@ -176,8 +176,9 @@ func plainAck(data []byte) (seq uint64, ok bool) {
 	return 0, false
 }
 
-// parseAck reads {"stream":"ODIN","seq":7,"duplicate":true} or an error.
-func parseAck(m *nats.Msg) (broker.Ack, error) {
+// parseAck reads {"stream":"ODIN","seq":7,"duplicate":true} or an error; throttles as
+// for refused.
+func parseAck(m *nats.Msg, throttles bool) (broker.Ack, error) {
 	if len(m.Data) == 0 {
 		if m.Header.Get(hdrStatus) == "503" {
 			return broker.Ack{}, fmt.Errorf("%w: no stream takes %s*: %w", broker.ErrDown, inPrefix, nats.ErrNoResponders)
@@ -196,7 +197,7 @@ func parseAck(m *nats.Msg) (broker.Ack, error) {
 		return broker.Ack{}, fmt.Errorf("jetstream: publish ack: %w", err)
 	}
 	if ack.Error != nil {
-		return broker.Ack{}, refused(ack.Error)
+		return broker.Ack{}, refused(ack.Error, throttles)
 	}
 	return broker.Ack{Seq: ack.Seq, Duplicate: ack.Duplicate}, nil
 }

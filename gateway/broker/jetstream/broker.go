@@ -21,6 +21,7 @@ type Broker struct {
 	sink   broker.Sink
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
+	made   time.Time
 	done   chan struct{} // closed when the delivery goroutine has ended
 
 	// links tells of both connections' ups and downs.
@@ -33,7 +34,9 @@ type Broker struct {
 	// Owned by the delivery goroutine.
 	sub *nats.Conn // the connection for deliveries
 
-	state    atomic.Pointer[broker.State] // all but Head
+	throttle throttle
+
+	state    atomic.Pointer[broker.State] // all but Head and Throttled
 	position atomic.Uint64                // State.Head
 	counters struct {
 		delivered, refetched, lost, duplicates, overflows, reconnects atomic.Uint64
@@ -48,11 +51,15 @@ func New(cfg Config) (*Broker, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &Broker{done: make(chan struct{})}
+	b := &Broker{made: time.Now(), done: make(chan struct{})}
 	b.cfg = cfg
 	q := cfg.queues()
 	b.acks.init(q.unacked)
 	b.gets.init(q.reads)
+	b.throttle.pace.share = q.stored
+	if cfg.StoreCache > 0 {
+		b.throttle.pace.most = max(cfg.StoreCache, q.stored)
+	}
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 	b.links.changed = make(chan struct{}, 1)
 	b.setState(broker.State{Err: errors.New("not started")})
@@ -84,7 +91,7 @@ func (b *Broker) Start(sink broker.Sink) error {
 
 // Publish implements broker.Broker.
 func (b *Broker) Publish(ctx context.Context, p broker.Publication) (broker.Ack, error) {
-	r := b.publish(ctx, []broker.Publication{p})[0]
+	r := b.PublishBatch(ctx, []broker.Publication{p})[0]
 	return r.Ack, r.Err
 }
 
@@ -92,7 +99,39 @@ func (b *Broker) Publish(ctx context.Context, p broker.Publication) (broker.Ack,
 // sixteenth of Config.Memory, are under way at a time over all callers; a batch
 // beyond that waits its turn.
 func (b *Broker) PublishBatch(ctx context.Context, ps []broker.Publication) []broker.Result {
+	if b.throttle.on.Load() { // the server would say the same, later
+		results := make([]broker.Result, len(ps))
+		for i := range ps {
+			results[i].Err = fmt.Errorf("publish to %s: %w: the store holds as much as memory has room for", ps[i].Channel, broker.ErrBusy)
+		}
+		return results
+	}
 	return b.publish(ctx, ps)
+}
+
+// Throttle implements broker.Broker.
+func (b *Broker) Throttle(short bool) {
+	if b.cfg.URL != "" {
+		return
+	}
+	t := &b.throttle
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	on := t.pace.step(time.Since(b.made), t.stored.Load(), short)
+	b.mu.Lock()
+	emb := b.emb
+	if b.closed {
+		emb = nil
+	}
+	b.mu.Unlock()
+	if emb == nil {
+		return
+	}
+	t.on.Store(on)
+	if err := emb.hold(on); err != nil && !t.told {
+		t.told = true
+		b.cfg.Log.Warn("publications over NATS can't be held back while memory is short", "err", err)
+	}
 }
 
 // setState publishes s and lets publishes and reads in or keeps them out.
@@ -113,6 +152,7 @@ func (b *Broker) setState(s broker.State) {
 func (b *Broker) State() broker.State {
 	s := *b.state.Load()
 	s.Head = b.position.Load()
+	s.Throttled = b.throttle.on.Load()
 	return s
 }
 

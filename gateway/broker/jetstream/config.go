@@ -58,6 +58,10 @@ type Config struct {
 	// each connection to the embedded server, 32 MiB for its store, 16 MiB not
 	// acked, 64 MiB live.
 	Memory int64
+	// StoreCache is how much of what was stored in the last ten seconds the embedded
+	// server's blocks may hold at first, bytes; Broker.Throttle finds what they may in the
+	// end. 0 means no bound until memory is short.
+	StoreCache int64
 	// Queue is the bound of the live subscription, in messages, where Memory
 	// allows that many. What arrives while it is full is dropped and read from the stream
 	// again, so it trades memory against speed, not against loss. Default 16384.
@@ -106,7 +110,7 @@ func (c Config) withDefaults() (Config, error) {
 		value int64
 	}{
 		{"retention", c.Retention}, {"max age", int64(c.MaxAge)}, {"max payload", int64(c.MaxPayload)},
-		{"queue", int64(c.Queue)}, {"memory", c.Memory}, {"ack timeout", int64(c.AckTimeout)}, {"audit", int64(c.Audit)},
+		{"queue", int64(c.Queue)}, {"memory", c.Memory}, {"store cache", c.StoreCache}, {"ack timeout", int64(c.AckTimeout)}, {"audit", int64(c.Audit)},
 		{"ping", int64(c.Ping)},
 	} {
 		if n.value < 0 {

@@ -208,6 +208,7 @@ func (d *delivery) deliver(m *broker.Message, nanos int64) {
 	d.last, d.lastTime = m.Seq, nanos
 	d.heads.set(m.Channel, m.Seq)
 	d.b.raiseHead(m.Seq)
+	d.b.throttle.took(m.Channel, m.Data)
 	d.b.sink.Message(m)
 	d.b.position.Store(m.Seq)
 	d.b.counters.delivered.Add(1)

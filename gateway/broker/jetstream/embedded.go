@@ -34,6 +34,12 @@ type embedded struct {
 	srv         *server.Server // guarded by mu; nil while repairing
 	as          login          // guarded by mu
 	lastRestart time.Time      // owned by the delivery goroutine
+
+	held *server.Server // guarded by mu; the one that was told to store nothing, nil for none
+
+	// limits are the account's, by tier, as the operator wants them. Static after the
+	// first start.
+	limits map[string]server.JetStreamAccountLimits
 }
 
 // startEmbedded locks the data directory and starts a server over it.
@@ -98,6 +104,14 @@ func (e *embedded) start() error {
 		srv.Shutdown()
 		srv.WaitForShutdown()
 		return fmt.Errorf("embedded nats-server over %s didn't start: %s; check the directory's owner and free space, or choose another with --data-dir", e.cfg.DataDir, why)
+	}
+	if e.limits == nil {
+		// What it may store in this account; unknown, nothing is ever changed of it.
+		e.limits, err = accountLimits(srv, login.account)
+		if err != nil {
+			e.cfg.Log.Warn("publications over NATS can't be held back if memory gets short", "account", login.account, "err", err)
+			e.limits = map[string]server.JetStreamAccountLimits{}
+		}
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -194,4 +208,65 @@ func (e *embedded) shutdown() {
 func (e *embedded) close() error {
 	e.shutdown()
 	return e.lock.Close()
+}
+
+// hold makes the server refuse what anyone publishes, or take it again. It does so by
+// the account's limit, which the stream's leader asks before each message, from
+// whichever node that comes, and answers with codeAccountFull; nothing stored is
+// touched. It does nothing where the operator has limited the account.
+func (e *embedded) hold(on bool) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.srv == nil || on == (e.held == e.srv) || e.limited() {
+		return nil
+	}
+	account, err := e.srv.LookupAccount(e.as.account)
+	if err != nil {
+		return err
+	}
+	limits := e.limits
+	if on {
+		limits = make(map[string]server.JetStreamAccountLimits, len(e.limits))
+		for tier, l := range e.limits {
+			l.MaxStore = 0
+			limits[tier] = l
+		}
+	}
+	if err := account.UpdateJetStreamLimits(limits); err != nil {
+		return err
+	}
+	e.held = nil
+	if on {
+		e.held = e.srv
+	}
+	return nil
+}
+
+// limited reports whether the operator has limited what the account may store. Such a
+// limit can't be taken away for a while and given back: what streams reserve of it
+// would count twice.
+func (e *embedded) limited() bool {
+	for _, l := range e.limits {
+		if l.MaxStore >= 0 {
+			return true
+		}
+	}
+	return len(e.limits) == 0
+}
+
+// accountLimits are the limits of an account, by tier; "" where it has none.
+func accountLimits(srv *server.Server, name string) (map[string]server.JetStreamAccountLimits, error) {
+	account, err := srv.LookupAccount(name)
+	if err != nil {
+		return nil, err
+	}
+	usage := account.JetStreamUsage()
+	if len(usage.Tiers) == 0 {
+		return map[string]server.JetStreamAccountLimits{"": usage.Limits}, nil
+	}
+	limits := make(map[string]server.JetStreamAccountLimits, len(usage.Tiers))
+	for tier, t := range usage.Tiers {
+		limits[tier] = t.Limits
+	}
+	return limits, nil
 }

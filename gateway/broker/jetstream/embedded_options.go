@@ -23,6 +23,7 @@ const (
 type login struct {
 	user, pass string // "" for no need
 	private    bool   // there is a client port, and it is for nobody else
+	account    string // that the client is in, and so the stream
 }
 
 // serverOptions is the embedded server's configuration, and the login the
@@ -79,7 +80,7 @@ func (c Config) serverOptions() (opts *server.Options, l login, err error) {
 		opts.JetStreamMaxStore = c.Retention + max(c.Retention/4, 64<<20)
 		opts.JetStreamMaxMemory = embeddedMemory
 	}
-	l.user, l.pass, err = c.login(opts, l.private)
+	err = c.login(opts, &l)
 	return opts, l, err
 }
 
@@ -107,18 +108,24 @@ func (c Config) serverName() (string, error) {
 }
 
 // login adds a user of our own where opts would not let an anonymous client in,
-// or should not.
-func (c Config) login(opts *server.Options, private bool) (user, pass string, err error) {
+// or should not, and says what it is.
+func (c Config) login(opts *server.Options, l *login) error {
+	l.account = server.DEFAULT_GLOBAL_ACCOUNT
 	switch {
 	case len(opts.TrustedOperators) > 0 || opts.Authorization != "":
-		return "", "", errors.New("nats-server configuration: operators and tokens don't work with the embedded server; use users, or run nats-server itself and name it with --nats-url")
+		return errors.New("nats-server configuration: operators and tokens don't work with the embedded server; use users, or run nats-server itself and name it with --nats-url")
 	case opts.NoAuthUser != "":
-		return "", "", nil
+		for _, u := range opts.Users {
+			if u.Username == opts.NoAuthUser && u.Account != nil {
+				l.account = u.Account.Name
+			}
+		}
+		return nil
 	case opts.Username != "":
 		opts.Users = append(opts.Users, &server.User{Username: opts.Username, Password: opts.Password})
 		opts.Username, opts.Password = "", ""
-	case len(opts.Users) == 0 && len(opts.Nkeys) == 0 && !private:
-		return "", "", nil
+	case len(opts.Users) == 0 && len(opts.Nkeys) == 0 && !l.private:
+		return nil
 	}
 	own := &server.User{Username: "odin-" + nuid.Next(), Password: nuid.Next() + nuid.Next()}
 	var named []*server.Account
@@ -133,10 +140,11 @@ func (c Config) login(opts *server.Options, private bool) (user, pass string, er
 	}
 	switch {
 	case len(named) == 1:
-		own.Account = named[0]
+		own.Account, l.account = named[0], named[0].Name
 	case len(named) > 1:
-		return "", "", errors.New("nats-server configuration names several accounts: say which one holds the stream")
+		return errors.New("nats-server configuration names several accounts: say which one holds the stream")
 	}
 	opts.Users = append(opts.Users, own)
-	return own.Username, own.Password, nil
+	l.user, l.pass = own.Username, own.Password
+	return nil
 }

@@ -31,10 +31,16 @@ type apiError struct {
 
 func (e *apiError) Error() string { return fmt.Sprintf("%s (%d)", e.Description, e.ErrCode) }
 
-// refused maps the error in a publish ack: the message was not stored.
-func refused(e *apiError) error {
+// refused maps the error in a publish ack: the message was not stored. throttles says
+// that the account has no limit but the one that nodes set while memory is short.
+func refused(e *apiError, throttles bool) error {
 	switch e.ErrCode {
-	case codeInsufficient, codeMemoryExceeded, codeStorage, codeAccountFull, codeStoreFailed, codeTooManyReqs:
+	case codeAccountFull:
+		if throttles {
+			return fmt.Errorf("%w: the store of the stream's leader holds as much as memory has room for", broker.ErrBusy)
+		}
+		return fmt.Errorf("%w: %w", broker.ErrFull, e)
+	case codeInsufficient, codeMemoryExceeded, codeStorage, codeStoreFailed, codeTooManyReqs:
 		return fmt.Errorf("%w: %w", broker.ErrFull, e)
 	case codeTooLarge:
 		return fmt.Errorf("%w: %w", broker.ErrTooLarge, e)

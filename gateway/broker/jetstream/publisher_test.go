@@ -73,9 +73,13 @@ func TestRefused(t *testing.T) {
 		{`{"error":{"code":400,"err_code":10054,"description":"message size exceeds maximum allowed"},"stream":"ODIN","seq":0}`, broker.ErrTooLarge},
 		{`{"error":{"code":503,"err_code":10008,"description":"JetStream system temporarily unavailable"},"stream":"ODIN","seq":0}`, broker.ErrDown},
 	} {
-		if _, err := parseAck(&nats.Msg{Data: []byte(c.ack)}); !errors.Is(err, c.want) {
+		if _, err := parseAck(&nats.Msg{Data: []byte(c.ack)}, false); !errors.Is(err, c.want) {
 			t.Errorf("%s: %v", c.ack, err)
 		}
+	}
+	full := &nats.Msg{Data: []byte(`{"error":{"code":400,"err_code":10002,"description":"resource limits exceeded for account"}}`)}
+	if _, err := parseAck(full, true); !errors.Is(err, broker.ErrBusy) {
+		t.Errorf("the limit of a node short of memory: %v", err)
 	}
 	for ack, want := range map[string]broker.Ack{
 		`{"stream":"ODIN","seq":7}`:                                  {Seq: 7},
@@ -84,7 +88,7 @@ func TestRefused(t *testing.T) {
 		`{"stream":"ODIN","seq":9,"duplicate": true}`:                {Seq: 9, Duplicate: true},
 		`{"stream":"ODIN","domain":"\"seq\":3","seq":4,"future":[]}`: {Seq: 4},
 	} {
-		if got, err := parseAck(&nats.Msg{Data: []byte(ack)}); err != nil || got != want {
+		if got, err := parseAck(&nats.Msg{Data: []byte(ack)}, true); err != nil || got != want {
 			t.Errorf("%s: %+v, %v", ack, got, err)
 		}
 	}

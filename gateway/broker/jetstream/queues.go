@@ -6,6 +6,7 @@ const (
 	defaultStream  = 32 << 20
 	defaultUnacked = 16 << 20
 	defaultLive    = 64 << 20
+	defaultStored  = 16 << 20
 )
 
 // liveMessage is what the client library keeps for a message that waits, beside
@@ -23,6 +24,7 @@ type queues struct {
 	fetch   int   // the delivery's batched direct gets under way
 	depth   int   // how many those are
 	reads   int64 // all other batched direct gets under way
+	stored  int64 // in the store's blocks, which keep it for cacheTime; more while memory is not short
 }
 
 // queues splits Memory: half for what the server has for a client, an eighth for
@@ -33,10 +35,10 @@ type queues struct {
 // much for. No queue is so small that the largest message would not pass.
 func (c Config) queues() queues {
 	longest := int64(c.MaxPayload) + headerRoom
-	q := queues{pending: defaultPending, stream: defaultStream, unacked: defaultUnacked, live: defaultLive / 2, fetch: fetchBytes}
+	q := queues{pending: defaultPending, stream: defaultStream, unacked: defaultUnacked, live: defaultLive / 2, fetch: fetchBytes, stored: defaultStored}
 	if c.Memory > 0 {
 		eighth := c.Memory / 8
-		q = queues{pending: 4 * eighth, stream: eighth, unacked: eighth / 2, live: eighth, fetch: int(min(fetchBytes, eighth))}
+		q = queues{pending: 4 * eighth, stream: eighth, unacked: eighth / 2, live: eighth, fetch: int(min(fetchBytes, eighth)), stored: eighth}
 	}
 	q.liveN = int(max(1, min(int64(c.Queue), q.live/liveMessage)))
 	// Each of a fetch may pass its bytes by one message, and so may a read.
@@ -46,5 +48,6 @@ func (c Config) queues() queues {
 	q.stream = max(q.stream, 2*q.unacked)
 	q.live = max(q.live, 2*longest)
 	q.reads = max(pageBytes, q.pending/4)
+	q.stored = max(q.stored, 2*longest)
 	return q
 }

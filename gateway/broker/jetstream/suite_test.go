@@ -32,7 +32,9 @@ func TestEmbeddedPassesTheSuite(t *testing.T) {
 		cfg := testConfig()
 		cfg.DataDir = t.TempDir()
 		b := newBroker(t, cfg)
-		return harness(t, b, cfg, func() *nats.Conn { return dialEmbedded(t, b) })
+		h := harness(t, b, cfg, func() *nats.Conn { return dialEmbedded(t, b) })
+		h.Throttles = true
+		return h
 	})
 }
 

@@ -17,6 +17,7 @@ export function header(s: Stats): void {
   state("state-broker", s.broker.connected ? "broker connected" : "broker away", s.broker.connected ? "ok" : "bad", s.broker.error);
   const pressure: Record<string, [string, string]> = {
     normal: ["memory normal", "ok"],
+    hold: ["memory short: holding publishers back", "warn"],
     refuse: ["memory short: refusing", "warn"],
     evict: ["memory short: evicting", "bad"],
   };
