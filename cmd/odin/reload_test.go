@@ -175,10 +175,13 @@ func (v *visitor) next() (string, websocket.StatusCode) {
 // want reads on until a frame has all of the texts in it.
 func (v *visitor) want(texts ...string) string {
 	v.r.t.Helper()
-	for {
+	for deadline := time.Now().Add(20 * time.Second); ; {
 		f, code := v.next()
 		if code != 0 {
 			v.r.t.Fatalf("closed with %d, want %q", code, texts)
+		}
+		if time.Now().After(deadline) { // others may come for ever
+			v.r.t.Fatalf("no frame with %q, the last is %s", texts, f)
 		}
 		all := true
 		for _, text := range texts {
@@ -192,14 +195,16 @@ func (v *visitor) want(texts ...string) string {
 
 func (v *visitor) wantClose(want websocket.StatusCode) {
 	v.r.t.Helper()
-	for {
+	for deadline := time.Now().Add(20 * time.Second); ; {
 		f, code := v.next()
+		if time.Now().After(deadline) {
+			v.r.t.Fatalf("not closed, want %d; the last frame is %s", want, f)
+		}
 		if code == want {
 			return
 		} else if code != 0 {
 			v.r.t.Fatalf("closed with %d, want %d", code, want)
 		}
-		_ = f
 	}
 }
 

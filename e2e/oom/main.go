@@ -191,6 +191,7 @@ var v1 = []scenario{
 	{name: "246MiB-steady", limit: 246 * mib, want: 14890, connect: 60 * time.Second, fed: 15 * time.Second, hold: 60 * time.Second, pause: 200 * time.Millisecond, size: 3500},
 	{name: "96MiB", limit: 96 * mib, args: small, want: 6144, connect: 40 * time.Second, fed: 15 * time.Second, hold: 60 * time.Second},
 	{name: "96MiB-steady", limit: 96 * mib, args: small, want: 6144, connect: 40 * time.Second, fed: 15 * time.Second, hold: 60 * time.Second, pause: 200 * time.Millisecond, size: 3500},
+	{name: "96MiB-tls", limit: 96 * mib, args: small, want: 4224, tls: true, connect: 60 * time.Second, fed: 15 * time.Second, hold: 60 * time.Second},
 	{name: "96MiB-control", limit: 96 * mib, want: 6144, more: 1.5, lie: 4096 * mib, connect: 40 * time.Second, fed: 5 * time.Second, hold: 60 * time.Second},
 }
 

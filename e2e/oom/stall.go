@@ -10,6 +10,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/odin-ws/odin/internal/selfsigned"
 )
 
 const mib = 1 << 20
@@ -22,6 +24,7 @@ type scenario struct {
 	want    int           // what the formula must give
 	more    float64       // a control: N is this many times the formula's, and the sum must be passed
 	lie     int64         // a control: what the server is told its limit is
+	tls     bool          // the port speaks TLS, its records made by the process
 	connect time.Duration // in which all must have connected; less is taken if they are sooner
 	fed     time.Duration // they read for so long, all connected
 	hold    time.Duration // stalled for so long, at most
@@ -135,6 +138,16 @@ func (r *rig) stall(sc scenario) (out row) {
 			"--max-connections", fmt.Sprint(n), "--send-queue", "4096", "--slow-timeout", "5m", "--ping", "5m",
 		}, args...)
 	}
+	load := r.stressArgs
+	if sc.tls {
+		cert, key, err := selfsigned.Write(r.tmp, "odin", 24*time.Hour)
+		if err != nil {
+			fault("%v", err)
+			return out
+		}
+		args = append(args, "--tls-cert", cert, "--tls-key", key)
+		load = []string{"--rate", "300", "--in-flight", "32"} // fewer than the server takes handshakes
+	}
 	s, err := r.serve(g, sc.name, args...)
 	if err != nil {
 		fault("%v", err)
@@ -163,7 +176,7 @@ func (r *rig) stall(sc scenario) (out row) {
 	total := sc.connect + sc.fed + sc.hold + 30*time.Second
 	cl, err := r.stress(s, st.Max, total, append([]string{
 		"--channel", "stress.0", "--rcvbuf", "4KiB", "--timeout", "2m",
-	}, r.stressArgs...)...)
+	}, load...)...)
 	if err != nil {
 		fault("%v", err)
 		return out
@@ -300,7 +313,7 @@ func (r *rig) stall(sc scenario) (out row) {
 		}
 	}
 	again := min(n, r.again)
-	more, err := r.stress(s, again, sc.connect, append([]string{"--channel", "stress.1", "--timeout", "1m"}, r.stressArgs...)...)
+	more, err := r.stress(s, again, sc.connect, append([]string{"--channel", "stress.1", "--timeout", "1m"}, load...)...)
 	if err != nil {
 		fault("%v", err)
 		return out
