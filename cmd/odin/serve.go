@@ -145,6 +145,12 @@ func serve(ctx context.Context, l *loaded, environ []string, stdout, stderr io.W
 	log.Info("Odin is up", "version", readBuildInfo().Version, "addr", gw.Addr(), "admin", gw.AdminAddr(),
 		"shards", shards, "stream", streamPlace(l, dir))
 	who.say(l, log)
+	tell := func(state string) {
+		if err := tellManager(environ, state); err != nil {
+			log.Warn("The service manager can't be told how far the start or the end is", "err", err)
+		}
+	}
+	tell(fmt.Sprintf("READY=1\nSTATUS=%d connections at most", sum.Max))
 
 	feed := func() {}
 	if l.Demo {
@@ -166,6 +172,7 @@ func serve(ctx context.Context, l *loaded, environ []string, stdout, stderr io.W
 			}
 		}
 	}
+	tell("STOPPING=1\nSTATUS=draining")
 	drain := time.Duration(re.loaded.Drain)
 	if err == nil {
 		log.Info("Draining", "for", drain)
