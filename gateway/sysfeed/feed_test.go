@@ -399,7 +399,10 @@ func TestKeyTakenBack(t *testing.T) {
 func TestStuckReaderIsCut(t *testing.T) {
 	t.Parallel()
 	big := fmt.Appendf(nil, "%q", bytes.Repeat([]byte("x"), 64<<10))
-	s := newServer(t, func(c *Config) { c.Sample = func() []byte { return big } })
+	s := newServer(t, func(c *Config) {
+		c.Sample = func() []byte { return big }
+		c.Every = 25 * time.Millisecond // one that reads must keep pace on a busy machine
+	})
 	stuck, _ := s.raw()
 	if _, err := stuck.Write(masked(1, `{"op":"sub","ch":["`+ch+`"]}`)); err != nil {
 		t.Fatal(err)

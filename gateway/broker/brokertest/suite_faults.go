@@ -45,7 +45,11 @@ func evictedWhileBlocked(t *testing.T, r *rig) {
 	unblock := r.sink.Block()
 	defer unblock()
 	acks := r.publishMany(n)
-	time.Sleep(20 * time.Millisecond)
+	if r.Queue > 0 {
+		Wait(t, "the live queue to run over", func() bool { return r.Broker.Counters().Overflows > 0 })
+	} else {
+		time.Sleep(20 * time.Millisecond)
+	}
 	last := acks[n-1].Seq
 	r.Evict(last - 9)
 	unblock()

@@ -220,6 +220,7 @@ func TestRefillReplicaBehind(t *testing.T) {
 		b := start(t, func(c *Config) { c.URL, c.DataDir, c.Queue, c.Ping = a.ClientURL(), "", 1, 5*time.Second })
 		unblock := b.sink.Block()
 		seq := put()
+		brokertest.Wait(t, "the queue has run over", func() bool { return b.Counters().Overflows > 0 })
 		unblock()
 		brokertest.Wait(t, "all arrive", func() bool { return b.sink.Reached(seq) })
 		some := false

@@ -372,6 +372,7 @@ func TestStoredTooBig(t *testing.T) {
 		inject(t, r.js, &nats.Msg{Subject: inPrefix + "a", Data: big})
 	}
 	last := r.put(t, "a", `3`).Seq
+	brokertest.Wait(t, "the queue has run over", func() bool { return r.Counters().Overflows > 0 })
 	unblock()
 	brokertest.Wait(t, "all arrive", func() bool { return r.sink.Reached(last) })
 	ms := r.sink.Messages()
