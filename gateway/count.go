@@ -64,6 +64,7 @@ type counters struct {
 	LateTicks          atomic.Uint64 // ticks a busy loop missed
 	PublishRefused     atomic.Uint64 // publications refused before the broker
 	PublishBusy        atomic.Uint64 // requests refused for the bytes under way, or for what the store holds
+	PublishWaited      atomic.Uint64 // requests that waited for the store, refused or not in the end
 	PublishHeld        atomic.Uint64 // publications the store refused for what it holds
 	PublishLimited     atomic.Uint64 // publications refused for their rate
 	PublishFailed      atomic.Uint64 // publications the broker did not ack

@@ -53,6 +53,7 @@ type Gateway struct {
 	shards      []*shard
 	workers     *ants.Pool
 	publishing  *semaphore.Weighted // bytes of publish requests under way
+	heldBack    atomic.Int64        // publish requests that wait for the store
 	publishRate *rate.Limiter       // of messages
 	reading     *semaphore.Weighted // history requests under way
 	plain       *plainServer

@@ -139,6 +139,7 @@ var metrics = describe([]metric{
 	countersBy("publish_total", "Publications through the admin port: stored; refused, bad ones; limited, beyond --publish-rate; held, refused by the store because it held as much as memory has room for; failed, not acknowledged by the broker.", "result", []string{"stored", "refused", "limited", "held", "failed"}, func(s *Stats, v string) uint64 {
 		return map[string]uint64{"stored": s.Published, "refused": s.PublishRefused, "limited": s.PublishLimited, "held": s.PublishHeld, "failed": s.PublishFailed}[v]
 	}),
+	counter("publish_waited_total", "Publish requests that waited because the store held as much as memory had room for.", func(s *Stats) uint64 { return s.PublishWaited }),
 	counter("publish_busy_total", "Publish requests refused because too many bytes were under way, or the store held as much as memory had room for.", func(s *Stats) uint64 { return s.PublishBusy }),
 
 	// The broker.

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/coder/websocket"
 
@@ -80,8 +81,8 @@ func TestMemoryPressure(t *testing.T) {
 	inside.want("pong")
 }
 
-// Before anyone is refused a place, publishers wait: 503 with the time to come back,
-// before their bodies are read. Who is subscribed, and who comes, notices nothing.
+// Before anyone is refused a place, publishers wait, and are told when to come back if
+// that takes long, before their bodies are read. Who is subscribed, and who comes, notices nothing.
 func TestPublishersAreHeld(t *testing.T) {
 	var used atomic.Int64
 	used.Store(50)
@@ -114,12 +115,29 @@ func TestPublishersAreHeld(t *testing.T) {
 		}
 	}
 	g.dial().say(`{"op":"ping","id":1}`)
+	waiting := make(chan int)
+	go func() { status, _ := g.post(t, "/v1/publish", one, nil); waiting <- status }()
+	g.eventually("one that waits", func() bool { return g.Stats().PublishWaited == 3 })
 	if st := g.Stats(); st.PublishBusy != 2 || st.Published != 1 || st.CurrentConnections != 2 {
 		t.Errorf("%d refused, %d stored, %d connected", st.PublishBusy, st.Published, st.CurrentConnections)
 	}
 	used.Store(79)
-	g.eventually("publishing at 79 %", func() bool { status, _ := g.post(t, "/v1/publish", one, nil); return status == 200 })
+	if status := <-waiting; status != 200 {
+		t.Errorf("who waited is answered %d at 79 %%", status)
+	}
 	inside.want("msg")
+
+	// Not more wait than there are places.
+	g.heldBack.Add(maxHeldBack)
+	used.Store(86)
+	g.eventually("the hold", func() bool { return g.Stats().Pressure == "hold" })
+	began := time.Now()
+	if status, _ := g.post(t, "/v1/publish", one, nil); status != 503 || time.Since(began) > heldFor {
+		t.Errorf("one too many: %d after %v", status, time.Since(began))
+	}
+	g.heldBack.Add(-maxHeldBack)
+	used.Store(79)
+	g.eventually("the end of it", func() bool { return g.Stats().Pressure == "normal" })
 
 	// What the store itself refuses, as it does for another node's memory.
 	g.broker.FailNext(2, broker.ErrBusy)

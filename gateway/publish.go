@@ -32,6 +32,10 @@ const (
 	// publishFrame is what a request costs beside its body, and what one message's may
 	// have beside its payload, bytes.
 	publishFrame = 4096
+	// heldFor is how long a request waits for a store that takes nothing, and
+	// maxHeldBack how many may; the others are answered 503 at once.
+	heldFor     = 2 * time.Second
+	maxHeldBack = 64
 	// batchChunk is how many publications go to the broker at once.
 	batchChunk = 512
 	// maxKey is the longest deduplication key, bytes.
@@ -128,7 +132,7 @@ func (g *Gateway) admitPublish(w http.ResponseWriter, r *http.Request, most int6
 		writeError(w, http.StatusServiceUnavailable, "busy", why+"; nothing was stored, repeat the request", 1000)
 		return nil, false
 	}
-	if g.broker.State().Throttled { // before its body is read: that takes memory too
+	if !g.awaitStore(r.Context()) { // before its body is read: that takes memory too
 		return busy("the store holds as much as memory has room for and takes no more for the moment")
 	}
 	size := most
@@ -140,6 +144,31 @@ func (g *Gateway) admitPublish(w http.ResponseWriter, r *http.Request, most int6
 		return busy("too many bytes are being published at once")
 	}
 	return func() { g.publishing.Release(size) }, true
+}
+
+// awaitStore waits while the store takes nothing, at most heldFor, and reports whether
+// it does. So whoever waits gets a turn when it does again, and not who asks most often.
+func (g *Gateway) awaitStore(ctx context.Context) bool {
+	if !g.broker.State().Throttled {
+		return true
+	}
+	defer g.heldBack.Add(-1)
+	if g.heldBack.Add(1) > maxHeldBack {
+		return false
+	}
+	g.count.PublishWaited.Add(1)
+	ctx, cancel := context.WithTimeout(ctx, heldFor)
+	defer cancel()
+	look := time.NewTicker(watchInterval / 4) // it is told at each watchInterval
+	defer look.Stop()
+	for g.broker.State().Throttled {
+		select {
+		case <-look.C:
+		case <-ctx.Done():
+			return false
+		}
+	}
+	return true
 }
 
 // batchBytes is the largest batch: maxBatchBytes, or what fits the publish budget.

@@ -52,6 +52,7 @@ type Stats struct {
 	PublishRefused uint64 `json:"publishRefused"`
 	PublishFailed  uint64 `json:"publishFailed"`
 	PublishBusy    uint64 `json:"publishBusy"`
+	PublishWaited  uint64 `json:"publishWaited"`
 	PublishHeld    uint64 `json:"publishHeld"`
 	PublishLimited uint64 `json:"publishLimited"`
 
@@ -211,6 +212,7 @@ func (g *Gateway) Stats() Stats {
 		PublishRefused: c.PublishRefused.Load(),
 		PublishFailed:  c.PublishFailed.Load(),
 		PublishBusy:    c.PublishBusy.Load(),
+		PublishWaited:  c.PublishWaited.Load(),
 		PublishHeld:    c.PublishHeld.Load(),
 		PublishLimited: c.PublishLimited.Load(),
 
