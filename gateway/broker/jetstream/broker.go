@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nuid"
 
 	"github.com/odin-ws/odin/gateway/broker"
 )
@@ -56,7 +57,7 @@ func New(cfg Config) (*Broker, error) {
 	q := cfg.queues()
 	b.acks.init(q.unacked)
 	b.gets.init(q.reads)
-	b.throttle.pace.share = q.stored
+	b.throttle.self, b.throttle.pace.share = nuid.Next(), q.stored
 	if cfg.StoreCache > 0 {
 		b.throttle.pace.most = max(cfg.StoreCache, q.stored)
 	}
@@ -117,7 +118,8 @@ func (b *Broker) Throttle(short bool) {
 	t := &b.throttle
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	on := t.pace.step(time.Since(b.made), t.stored.Load(), short)
+	now := time.Since(b.made)
+	on := t.pace.step(now, t.stored.Load(), short)
 	b.mu.Lock()
 	emb := b.emb
 	if b.closed {
@@ -126,6 +128,13 @@ func (b *Broker) Throttle(short bool) {
 	b.mu.Unlock()
 	if emb == nil {
 		return
+	}
+	if emb.clustered() {
+		// Who has no replica stores nothing, and who has one stores what the leader takes.
+		if on = on && emb.replica(); on {
+			b.sayHold()
+		}
+		on = on || t.others(now)
 	}
 	t.on.Store(on)
 	if err := emb.hold(on); err != nil && !t.told {

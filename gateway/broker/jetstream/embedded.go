@@ -146,6 +146,18 @@ func (e *embedded) server() *server.Server {
 	return e.srv
 }
 
+// clustered reports whether the server is one of a cluster.
+func (e *embedded) clustered() bool {
+	srv := e.server()
+	return srv != nil && srv.JetStreamIsClustered()
+}
+
+// replica reports whether the server of a cluster stores the stream.
+func (e *embedded) replica() bool {
+	srv := e.server()
+	return srv != nil && srv.JetStreamIsStreamAssigned(e.login().account, streamName)
+}
+
 // peers is how many servers could hold a replica, as far as this one knows.
 func (e *embedded) peers() int {
 	srv := e.server()
@@ -213,16 +225,21 @@ func (e *embedded) close() error {
 // hold makes the server refuse what anyone publishes, or take it again. It does so by
 // the account's limit, which the stream's leader asks before each message, from
 // whichever node that comes, and answers with codeAccountFull; nothing stored is
-// touched. It does nothing where the operator has limited the account.
+// touched. It does nothing where the operator has limited the account, and in a cluster
+// where the leader is another: it would keep nothing away, and a replica can't take
+// over a change of the stream's configuration while it is on, or be made.
 func (e *embedded) hold(on bool) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.srv == nil || on == (e.held == e.srv) || e.limited() {
+	if e.srv == nil || !on && e.held != e.srv || e.limited() {
 		return nil
 	}
 	account, err := e.srv.LookupAccount(e.as.account)
 	if err != nil {
 		return err
+	}
+	if on = on && account.JetStreamIsStreamLeader(streamName); on == (e.held == e.srv) {
+		return nil
 	}
 	limits := e.limits
 	if on {

@@ -184,9 +184,13 @@ func (d *delivery) subscribe(nc *nats.Conn) error {
 	return nil
 }
 
-// openReplies subscribes the other connection to acks and fetched messages.
+// openReplies subscribes the other connection to acks, fetched messages and what
+// other nodes say of their memory.
 func (d *delivery) openReplies(nc *nats.Conn) error {
 	if err := d.b.openAcks(nc); err != nil {
+		return err
+	}
+	if err := d.b.openHolds(nc); err != nil {
 		return err
 	}
 	return d.b.openGets(nc)

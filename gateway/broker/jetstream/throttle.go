@@ -5,6 +5,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/nats-io/nats.go"
 )
 
 const (
@@ -29,14 +31,23 @@ const (
 	// and by a tenth once the last cut is longer ago than what was stored before it is
 	// kept.
 	growEach = time.Second
+
+	// holdSubject is where a node with a replica says, at each Broker.Throttle, that
+	// its memory takes no more, and holdFor how long that counts: each replica stores
+	// what the leader takes, and only the leader can refuse it.
+	holdSubject = "odin.ctl.hold"
+	holdFor     = 300 * time.Millisecond
 )
 
 // throttle bounds what is stored within cacheTime, and so the memory that the store's
 // blocks hold, by what memory there is. It is told of every message stored, and by
 // Broker.Throttle, several times a second, whether memory is short.
 type throttle struct {
+	self   string       // tells this node's word from another's; static
 	stored atomic.Int64 // bytes, by whoever published; added to by the delivery goroutine
 	on     atomic.Bool  // publications are refused now
+	heard  atomic.Int64 // when another node said so last, as a time of pace; 0: never
+	saying atomic.Bool  // this node is about to
 
 	mu   sync.Mutex
 	pace pace // guarded by mu
@@ -46,6 +57,37 @@ type throttle struct {
 // took counts a message that the stream has stored.
 func (t *throttle) took(channel string, data []byte) {
 	t.stored.Add(int64(len(channel) + len(data) + recordRoom))
+}
+
+// others reports whether another node takes no more.
+func (t *throttle) others(now time.Duration) bool {
+	heard := time.Duration(t.heard.Load())
+	return heard > 0 && now-heard < holdFor
+}
+
+// openHolds subscribes nc to what the other nodes of an embedded cluster say.
+func (b *Broker) openHolds(nc *nats.Conn) error {
+	if b.emb == nil || !b.emb.clustered() {
+		return nil
+	}
+	_, err := nc.Subscribe(holdSubject, func(m *nats.Msg) {
+		if string(m.Data) != b.throttle.self {
+			b.throttle.heard.Store(int64(time.Since(b.made)))
+		}
+	})
+	return err
+}
+
+// sayHold tells the other nodes. It does not wait, as a write to a connection may.
+func (b *Broker) sayHold() {
+	nc := b.nc.Load()
+	if nc == nil || !b.throttle.saying.CompareAndSwap(false, true) {
+		return
+	}
+	go func() {
+		defer b.throttle.saying.Store(false)
+		_ = nc.Publish(holdSubject, []byte(b.throttle.self)) // it is said again soon
+	}()
 }
 
 // pace is a bound on the bytes stored within cacheTime: what there is room for by the

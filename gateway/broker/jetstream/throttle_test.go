@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 
 	"github.com/odin-ws/odin/gateway/broker"
@@ -213,4 +214,86 @@ func TestThrottleOfTheLeader(t *testing.T) {
 		_, err := other.Publish(t.Context(), p)
 		return err == nil
 	})
+}
+
+// leads splits the nodes of a trio into the stream's leader and the others.
+func leads(t *testing.T, g *trio) (leader *rig, others []*rig) {
+	t.Helper()
+	si := g.stream(t, 3)
+	for _, r := range g.up(t) {
+		if r.emb.server().Name() == si.Cluster.Leader {
+			leader = r
+		} else {
+			others = append(others, r)
+		}
+	}
+	if leader == nil {
+		t.Fatalf("none of the nodes is %s", si.Cluster.Leader)
+	}
+	return leader, others
+}
+
+// TestThrottleOfAReplica: what the leader takes is stored by the others too, so that
+// it takes no more either where one of them is short.
+func TestThrottleOfAReplica(t *testing.T) {
+	g := newTrio(t, 3)
+	for i := range g.nodes {
+		g.start(t, i)
+	}
+	leader, others := leads(t, g)
+	short(t, others[0].Broker)
+	p := broker.Publication{Channel: "c", Data: []byte(`1`)}
+	for _, r := range []*rig{leader, others[1]} {
+		brokertest.Wait(t, "it is refused by "+r.cfg.Name, func() bool {
+			others[0].Throttle(true)
+			leader.Throttle(false)
+			_, err := r.Publish(t.Context(), p)
+			if err != nil && !errors.Is(err, broker.ErrBusy) {
+				t.Fatal(err)
+			}
+			return err != nil
+		})
+	}
+	brokertest.Wait(t, "it is taken again", func() bool {
+		leader.Throttle(false)
+		_, err := others[1].Publish(t.Context(), p)
+		return err == nil
+	})
+}
+
+// TestThrottleAndTheConfiguration: a replica whose memory is short takes over what is
+// changed of the stream all the same. One that did not would have another
+// configuration than the others until it is started again.
+func TestThrottleAndTheConfiguration(t *testing.T) {
+	g := newTrio(t, 3)
+	for i := range g.nodes {
+		g.start(t, i)
+	}
+	leader, others := leads(t, g)
+	for _, r := range others {
+		if err := r.emb.hold(true); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cfg := g.stream(t, 3).Config
+	cfg.Description = "changed"
+	if _, err := leader.js.UpdateStream(&cfg); err != nil {
+		t.Error(err)
+	}
+	for _, r := range g.up(t) {
+		brokertest.Wait(t, r.cfg.Name+" takes the change over", func() bool {
+			all, err := r.emb.server().Jsz(&server.JSzOptions{Accounts: true, Streams: true, Config: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, a := range all.AccountDetails {
+				for _, s := range a.Streams {
+					if s.Name == streamName && s.Config.Description == cfg.Description {
+						return true
+					}
+				}
+			}
+			return false
+		})
+	}
 }
