@@ -129,7 +129,7 @@ func (b *Broker) Throttle(short bool) {
 	if emb == nil {
 		return
 	}
-	if emb.clustered() {
+	if emb.clustered {
 		// Who has no replica stores nothing, and who has one stores what the leader takes.
 		if on = on && emb.replica(); on {
 			b.sayHold()

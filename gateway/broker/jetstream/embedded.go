@@ -30,16 +30,16 @@ type embedded struct {
 	log  *serverLog
 	lock *os.File // the flock on DataDir
 
+	// Static after the first start.
+	clustered bool                                     // the server is one of a cluster
+	limits    map[string]server.JetStreamAccountLimits // the account's, by tier, as the operator wants them
+
 	mu          sync.Mutex
 	srv         *server.Server // guarded by mu; nil while repairing
 	as          login          // guarded by mu
 	lastRestart time.Time      // owned by the delivery goroutine
 
 	held *server.Server // guarded by mu; the one that was told to store nothing, nil for none
-
-	// limits are the account's, by tier, as the operator wants them. Static after the
-	// first start.
-	limits map[string]server.JetStreamAccountLimits
 }
 
 // startEmbedded locks the data directory and starts a server over it.
@@ -106,6 +106,7 @@ func (e *embedded) start() error {
 		return fmt.Errorf("embedded nats-server over %s didn't start: %s; check the directory's owner and free space, or choose another with --data-dir", e.cfg.DataDir, why)
 	}
 	if e.limits == nil {
+		e.clustered = srv.JetStreamIsClustered()
 		// What it may store in this account; unknown, nothing is ever changed of it.
 		e.limits, err = accountLimits(srv, login.account)
 		if err != nil {
@@ -144,12 +145,6 @@ func (e *embedded) server() *server.Server {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.srv
-}
-
-// clustered reports whether the server is one of a cluster.
-func (e *embedded) clustered() bool {
-	srv := e.server()
-	return srv != nil && srv.JetStreamIsClustered()
 }
 
 // replica reports whether the server of a cluster stores the stream.
@@ -208,7 +203,7 @@ func (e *embedded) repair() error {
 func (e *embedded) shutdown() {
 	e.mu.Lock()
 	srv := e.srv
-	e.srv = nil
+	e.srv, e.held = nil, nil
 	e.mu.Unlock()
 	if srv != nil {
 		srv.Shutdown()

@@ -67,7 +67,7 @@ func (t *throttle) others(now time.Duration) bool {
 
 // openHolds subscribes nc to what the other nodes of an embedded cluster say.
 func (b *Broker) openHolds(nc *nats.Conn) error {
-	if b.emb == nil || !b.emb.clustered() {
+	if b.emb == nil || !b.emb.clustered {
 		return nil
 	}
 	_, err := nc.Subscribe(holdSubject, func(m *nats.Msg) {

@@ -297,3 +297,37 @@ func TestThrottleAndTheConfiguration(t *testing.T) {
 		})
 	}
 }
+
+// TestThrottleAfterARepair: a server that was started anew is held like the one before,
+// which is forgotten.
+func TestThrottleAfterARepair(t *testing.T) {
+	cfg := testConfig()
+	cfg.DataDir, cfg.Listen = t.TempDir(), "127.0.0.1:0"
+	b, sink := newBroker(t, cfg), brokertest.NewRecorder(t)
+	if err := b.Start(sink); err != nil {
+		t.Fatal(err)
+	}
+	brokertest.Wait(t, "up", sink.Up)
+	short(t, b)
+	old := b.emb.server()
+	b.emb.shutdown()
+	brokertest.Wait(t, "it is up again", func() bool { return b.emb.server() != nil && b.State().Connected })
+	b.emb.mu.Lock()
+	kept := b.emb.held == old
+	b.emb.mu.Unlock()
+	if kept {
+		t.Error("the server that is gone is kept")
+	}
+	js := jetStream(t, dial(t, b.ClientURL()))
+	brokertest.Wait(t, "it is refused", func() bool {
+		b.Throttle(true)
+		_, err := js.Publish(inPrefix+"native", []byte(`1`))
+		api := new(nats.APIError)
+		return errors.As(err, &api) && api.ErrorCode == codeAccountFull
+	})
+	brokertest.Wait(t, "it is taken again", func() bool {
+		b.Throttle(false)
+		_, err := js.Publish(inPrefix+"native", []byte(`1`))
+		return err == nil
+	})
+}
