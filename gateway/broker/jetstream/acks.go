@@ -132,7 +132,7 @@ func (c *client) onAck(m *nats.Msg) {
 		return
 	}
 	slot, gen := uint32(token&0xffff), uint32(token>>16)
-	ack, err := parseAck(m, c.emb != nil && !c.emb.limited())
+	ack, err := parseAck(m, c.emb != nil && !c.emb.limited)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	s := &a.slots[slot]

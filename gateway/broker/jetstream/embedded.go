@@ -33,6 +33,7 @@ type embedded struct {
 	// Static after the first start.
 	clustered bool                                     // the server is one of a cluster
 	limits    map[string]server.JetStreamAccountLimits // the account's, by tier, as the operator wants them
+	limited   bool                                     // see limited
 
 	mu          sync.Mutex
 	srv         *server.Server // guarded by mu; nil while repairing
@@ -113,6 +114,7 @@ func (e *embedded) start() error {
 			e.cfg.Log.Warn("publications over NATS can't be held back if memory gets short", "account", login.account, "err", err)
 			e.limits = map[string]server.JetStreamAccountLimits{}
 		}
+		e.limited = limited(e.limits)
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -226,7 +228,7 @@ func (e *embedded) close() error {
 func (e *embedded) hold(on bool) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.srv == nil || !on && e.held != e.srv || e.limited() {
+	if e.srv == nil || !on && e.held != e.srv || e.limited {
 		return nil
 	}
 	account, err := e.srv.LookupAccount(e.as.account)
@@ -254,16 +256,16 @@ func (e *embedded) hold(on bool) error {
 	return nil
 }
 
-// limited reports whether the operator has limited what the account may store. Such a
+// limited reports whether the operator has limited what an account may store. Such a
 // limit can't be taken away for a while and given back: what streams reserve of it
 // would count twice.
-func (e *embedded) limited() bool {
-	for _, l := range e.limits {
+func limited(limits map[string]server.JetStreamAccountLimits) bool {
+	for _, l := range limits {
 		if l.MaxStore >= 0 {
 			return true
 		}
 	}
-	return len(e.limits) == 0
+	return len(limits) == 0
 }
 
 // accountLimits are the limits of an account, by tier; "" where it has none.

@@ -120,6 +120,11 @@ func (c Config) login(opts *server.Options, l *login) error {
 				l.account = u.Account.Name
 			}
 		}
+		for _, u := range opts.Nkeys {
+			if u.Nkey == opts.NoAuthUser && u.Account != nil {
+				l.account = u.Account.Name
+			}
+		}
 		return nil
 	case opts.Username != "":
 		opts.Users = append(opts.Users, &server.User{Username: opts.Username, Password: opts.Password})

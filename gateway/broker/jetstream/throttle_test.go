@@ -331,3 +331,40 @@ func TestThrottleAfterARepair(t *testing.T) {
 		return err == nil
 	})
 }
+
+// TestThrottleOfAnAccount: it is the account of this process's client that is held,
+// however the configuration names it.
+func TestThrottleOfAnAccount(t *testing.T) {
+	const nkey = "UC6NLCN7AS34YOJVCYD4PJ3QB7QGLYG5B5IMBT25VW5K4TNUJODM7BOX"
+	for name, conf := range map[string]string{
+		"none":        "",
+		"a user":      `authorization { users = [ {user: a, password: b} ] }`,
+		"its own":     `accounts { A { jetstream: enabled, users = [ {user: a, password: b} ] } }`,
+		"no user":     "no_auth_user: a\n" + `accounts { A { jetstream: enabled, users = [ {user: a, password: b} ] }, B { users = [ {user: c, password: d} ] } }`,
+		"no nkey":     "no_auth_user: " + nkey + "\n" + `accounts { A { jetstream: enabled, users = [ {nkey: ` + nkey + `} ] } }`,
+		"memory only": `accounts { A { jetstream: { max_mem: 1MB }, users = [ {user: a, password: b} ] } }`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg := testConfig()
+			cfg.DataDir = t.TempDir()
+			cfg.ConfigFile = filepath.Join(cfg.DataDir, "nats.conf")
+			if err := os.WriteFile(cfg.ConfigFile, []byte(conf), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			b, sink := newBroker(t, cfg), brokertest.NewRecorder(t)
+			if err := b.Start(sink); err != nil {
+				t.Fatal(err)
+			}
+			brokertest.Wait(t, "up", sink.Up)
+			p := broker.Publication{Channel: "c", Data: []byte(`1`)}
+			for _, on := range []bool{false, true, false} {
+				if err := b.emb.hold(on); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := b.Publish(t.Context(), p); errors.Is(err, broker.ErrBusy) != on || err != nil && !on {
+					t.Errorf("held is %v: %v", on, err)
+				}
+			}
+		})
+	}
+}
