@@ -119,7 +119,9 @@ func (b *Broker) Throttle(short bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := time.Since(b.made)
-	on := t.pace.step(now, t.stored.Load(), short)
+	// What isn't delivered yet isn't counted either: where the delivery is outrun there may
+	// be any amount of it.
+	on := t.pace.step(now, t.stored.Load(), short) || short && t.behind.Load()
 	b.mu.Lock()
 	emb := b.emb
 	if b.closed {

@@ -190,7 +190,7 @@ func (d *delivery) take(ctx context.Context, m *nats.Msg) error {
 			return nil // the fetch brought it along
 		}
 	}
-	d.deliver(&broker.Message{Channel: channel, Seq: st.seq, Prev: st.prev, Time: st.time / 1e6, Nanos: st.time % 1e6, Data: m.Data}, st.time)
+	d.deliver(&broker.Message{Channel: channel, Seq: st.seq, Prev: st.prev, Time: st.time / 1e6, Nanos: st.time % 1e6, Data: m.Data}, st.time, headerSize(m))
 	return nil
 }
 
@@ -203,12 +203,13 @@ func (d *delivery) ask(ctx context.Context) error {
 	return d.audit(ctx, true)
 }
 
-// deliver hands the message with sequence last+1 to the Sink.
-func (d *delivery) deliver(m *broker.Message, nanos int64) {
+// deliver hands the message with sequence last+1 to the Sink. It came with so many bytes
+// of headers.
+func (d *delivery) deliver(m *broker.Message, nanos int64, headers int) {
 	d.last, d.lastTime = m.Seq, nanos
 	d.heads.set(m.Channel, m.Seq)
 	d.b.raiseHead(m.Seq)
-	d.b.throttle.took(m.Channel, m.Data)
+	d.b.throttle.took(m.Channel, m.Data, headers)
 	d.b.sink.Message(m)
 	d.b.position.Store(m.Seq)
 	d.b.counters.delivered.Add(1)

@@ -59,10 +59,17 @@ func stored(m *nats.Msg) (msg broker.Message, st stamp, ok bool) {
 // leaderGet asks the stream's leader, whose answer is slower but authoritative,
 // and written by the server alone. ErrNotFound means that it isn't stored.
 func (c *client) leaderGet(ctx context.Context, req getRequest) (broker.Message, error) {
+	one, err := c.leaderGot(ctx, req)
+	return one.msg, err
+}
+
+// leaderGot is leaderGet with what the delivery wants to know beside the message.
+func (c *client) leaderGot(ctx context.Context, req getRequest) (got, error) {
 	var resp struct {
 		Message struct {
 			Subject string    `json:"subject"`
 			Seq     uint64    `json:"seq"`
+			Headers []byte    `json:"hdrs"`
 			Data    []byte    `json:"data"`
 			Time    time.Time `json:"time"`
 		} `json:"message"`
@@ -71,17 +78,21 @@ func (c *client) leaderGet(ctx context.Context, req getRequest) (broker.Message,
 	var e *apiError
 	switch {
 	case errors.As(err, &e) && e.ErrCode == codeNoMessage:
-		return broker.Message{}, broker.ErrNotFound
+		return got{}, broker.ErrNotFound
 	case err != nil:
-		return broker.Message{}, err
+		return got{}, err
 	}
 	m := resp.Message
-	return broker.Message{
-		Channel: strings.TrimPrefix(m.Subject, inPrefix),
-		Seq:     m.Seq,
-		Time:    m.Time.UnixMilli(),
-		Nanos:   m.Time.UnixNano() % 1e6,
-		Data:    m.Data,
+	return got{
+		msg: broker.Message{
+			Channel: strings.TrimPrefix(m.Subject, inPrefix),
+			Seq:     m.Seq,
+			Time:    m.Time.UnixMilli(),
+			Nanos:   m.Time.UnixNano() % 1e6,
+			Data:    m.Data,
+		},
+		nanos:   m.Time.UnixNano(),
+		headers: stampRoom + len(m.Headers), // without the server's
 	}, nil
 }
 

@@ -18,13 +18,16 @@ const (
 
 // got is one message read from the stream.
 type got struct {
-	msg   broker.Message
-	nanos int64
+	msg     broker.Message
+	nanos   int64
+	headers int // bytes of them
 }
 
 // fill delivers what the stream has between last and before, and names the
 // rest as lost. It returns errNewLife when the stream turned out to be another.
 func (d *delivery) fill(ctx context.Context, before uint64) error {
+	d.b.throttle.behind.Store(true)
+	defer d.b.throttle.behind.Store(false)
 	q := d.b.cfg.queues()
 	f := fetcher{c: &d.b.client, each: fetchBatch, size: q.fetch / q.depth, depth: q.depth}
 	defer f.drop()
@@ -48,7 +51,7 @@ func (d *delivery) fill(ctx context.Context, before uint64) error {
 			if batch[i].msg.Prev == 0 {
 				batch[i].msg.Prev = d.heads.get(batch[i].msg.Channel)
 			}
-			d.deliver(&batch[i].msg, batch[i].nanos)
+			d.deliver(&batch[i].msg, batch[i].nanos, batch[i].headers)
 			d.b.counters.refetched.Add(1)
 		}
 	}
@@ -100,11 +103,12 @@ func (f *fetcher) fetch(ctx context.Context, from, before uint64) ([]got, error)
 	}
 	read := make([]got, 0, len(a.msgs))
 	for next := from; len(read) < len(a.msgs) && next < before; next++ {
-		msg, st, ok := stored(a.msgs[len(read)])
+		m := a.msgs[len(read)]
+		msg, st, ok := stored(m)
 		if !ok || msg.Seq != next {
 			break
 		}
-		read = append(read, got{msg, st.time})
+		read = append(read, got{msg, st.time, headerSize(m)})
 	}
 	if len(read) < a.n {
 		f.drop() // the others don't follow
@@ -145,12 +149,12 @@ func (d *delivery) settle(ctx context.Context, before uint64) ([]got, error) {
 		if err := d.sameLife(ctx); err != nil {
 			return nil, err
 		}
-		m, err := d.b.leaderGet(ctx, getRequest{Seq: d.last + 1, NextFor: inPrefix + ">"})
+		one, err := d.b.leaderGot(ctx, getRequest{Seq: d.last + 1, NextFor: inPrefix + ">"})
 		switch {
-		case err == nil && m.Seq == d.last+1:
-			return []got{{msg: m, nanos: m.Stored()}}, nil
+		case err == nil && one.msg.Seq == d.last+1:
+			return []got{one}, nil
 		case err == nil:
-			d.lose(min(m.Seq, before))
+			d.lose(min(one.msg.Seq, before))
 			return nil, nil
 		case !errors.Is(err, broker.ErrNotFound):
 			return nil, err

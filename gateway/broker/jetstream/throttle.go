@@ -17,6 +17,9 @@ const (
 	// recordRoom is what a message takes in a block beside its data and channel, about:
 	// the record's header and hash, the subject's prefix, a deduplication key.
 	recordRoom = 64
+	// stampRoom is what the server's own headers take at most of a message that is
+	// republished or read; what is beyond it are a publisher's, and stored.
+	stampRoom = 256
 
 	throttleSlot  = cacheTime / throttleSlots
 	throttleSlots = 42
@@ -48,15 +51,17 @@ type throttle struct {
 	on     atomic.Bool  // publications are refused now
 	heard  atomic.Int64 // when another node said so last, as a time of pace; 0: never
 	saying atomic.Bool  // this node is about to
+	behind atomic.Bool  // more is stored than was counted: the delivery reads it from the stream
 
 	mu   sync.Mutex
 	pace pace // guarded by mu
 	told bool // guarded by mu; a failure was logged
 }
 
-// took counts a message that the stream has stored.
-func (t *throttle) took(channel string, data []byte) {
-	t.stored.Add(int64(len(channel) + len(data) + recordRoom))
+// took counts a message that the stream has stored, which came with so many bytes of
+// headers.
+func (t *throttle) took(channel string, data []byte, headers int) {
+	t.stored.Add(int64(len(channel) + len(data) + recordRoom + max(0, headers-stampRoom)))
 }
 
 // others reports whether another node takes no more.

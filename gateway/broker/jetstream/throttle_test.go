@@ -368,3 +368,49 @@ func TestThrottleOfAnAccount(t *testing.T) {
 		})
 	}
 }
+
+// TestHeadersAreCounted: a publisher's headers are stored too, also where only the
+// stream's leader can tell them from the server's.
+func TestHeadersAreCounted(t *testing.T) {
+	cfg := testConfig()
+	cfg.DataDir, cfg.Listen = t.TempDir(), "127.0.0.1:0"
+	b, sink := newBroker(t, cfg), brokertest.NewRecorder(t)
+	if err := b.Start(sink); err != nil {
+		t.Fatal(err)
+	}
+	brokertest.Wait(t, "up", sink.Up)
+	for name, c := range map[string]struct {
+		header string
+		least  int64
+		most   int64
+	}{
+		"none":          {"NATS/1.0\r\n\r\n", 1, 100},
+		"long":          {"NATS/1.0\r\nX: " + strings.Repeat("h", 8000) + "\r\n\r\n", 7800, 8300},
+		"written oddly": {"NATS/1.0\r\nX:" + strings.Repeat("h", 8000) + "\r\n\r\n", 7800, 8300},
+	} {
+		before, delivered := b.throttle.stored.Load(), b.Counters().Delivered
+		rawPublish(t, b, "c", c.header, `1`)
+		brokertest.Wait(t, name+" is delivered", func() bool { return b.Counters().Delivered > delivered })
+		if n := b.throttle.stored.Load() - before; n < c.least || n > c.most {
+			t.Errorf("%s: %d bytes counted", name, n)
+		}
+	}
+}
+
+// TestThrottleWhileBehind: what is stored and not delivered yet is in no count, so that
+// no more is taken while memory is short.
+func TestThrottleWhileBehind(t *testing.T) {
+	cfg := testConfig()
+	cfg.DataDir = t.TempDir()
+	b, sink := newBroker(t, cfg), brokertest.NewRecorder(t)
+	if err := b.Start(sink); err != nil {
+		t.Fatal(err)
+	}
+	brokertest.Wait(t, "up", sink.Up)
+	for _, c := range []struct{ short, behind, held bool }{{true, false, false}, {false, true, false}, {true, true, true}, {true, false, false}} {
+		b.throttle.behind.Store(c.behind)
+		if b.Throttle(c.short); b.State().Throttled != c.held {
+			t.Errorf("short %v, behind %v: held %v", c.short, c.behind, !c.held)
+		}
+	}
+}
