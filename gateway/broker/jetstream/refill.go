@@ -26,6 +26,9 @@ type got struct {
 // fill delivers what the stream has between last and before, and names the
 // rest as lost. It returns errNewLife when the stream turned out to be another.
 func (d *delivery) fill(ctx context.Context, before uint64) error {
+	if d.last+1 >= before {
+		return nil
+	}
 	d.b.throttle.behind.Store(true)
 	defer d.b.throttle.behind.Store(false)
 	q := d.b.cfg.queues()
