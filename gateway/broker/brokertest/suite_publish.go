@@ -253,6 +253,8 @@ func throttled(t *testing.T, r *rig) {
 	}
 	r.Inject("native", []byte(`1`))
 	r.reached(last + 1)
+	// A message counts as delivered when the Sink has had it.
+	Wait(t, "all is delivered", func() bool { return r.Broker.Counters().Delivered >= last+1 })
 	if n := r.Broker.Counters().Delivered; n != last+1 {
 		t.Errorf("%d delivered of %d", n, last+1)
 	}
