@@ -67,12 +67,18 @@ func (s *shard) sendPages(c *slot) int {
 	return n
 }
 
+// price is what a connection is charged with a write of n bytes, pages, and how many
+// bytes that is more than it is charged.
+func (s *shard) price(c *slot, n int) (want int, more int64) {
+	want = min(int(c.charge)+(n+writeOverhead+page-1)/page, s.sendPages(c), 255)
+	return want, int64(want-int(c.charge)) * page
+}
+
 // afford charges a connection for a write of n bytes about to be made. When the
 // budget doesn't allow it, the connection is held back and afford reports false.
 func (s *shard) afford(r connRef, c *slot, n int) bool {
 	b := &s.g.backlog
-	want := min(int(c.charge)+(n+writeOverhead+page-1)/page, s.sendPages(c), 255)
-	more := int64(want-int(c.charge)) * page
+	want, more := s.price(c, n)
 	if more <= 0 {
 		return true // paid for all its socket can hold
 	}
@@ -80,12 +86,12 @@ func (s *shard) afford(r connRef, c *slot, n int) bool {
 		s.reclaim(reclaimStep)
 		if c.charge > 0 {
 			s.measure(c)
-			want = min(int(c.charge)+(n+writeOverhead+page-1)/page, s.sendPages(c), 255)
-			more = int64(want-int(c.charge)) * page
 		}
+		want, more = s.price(c, n)
 	}
 	if !b.take(more) {
 		s.reclaim(reclaimHard)
+		want, more = s.price(c, n) // it may have been among those asked
 		if !b.take(more) {
 			s.hold(r, c)
 			return false

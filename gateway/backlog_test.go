@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"strings"
 	"testing"
 
@@ -133,6 +134,38 @@ func TestBacklogHoldsBack(t *testing.T) {
 	s.tick(sweepTicks)
 	if used := s.g.backlog.used.Load(); used != 0 {
 		t.Fatalf("%d bytes charged at rest", used)
+	}
+}
+
+// What is charged to all is what each is charged, whatever the sockets hold when they
+// are asked, also those that are about to be written to.
+func TestBacklogAddsUp(t *testing.T) {
+	const clients, pages = 30, 12
+	s := newStalledShard(t, clients, pages*page)
+	rng := rand.New(rand.NewPCG(1, 2))
+	for step := range 5000 {
+		for _, sock := range s.socks {
+			if rng.IntN(3) == 0 {
+				sock.SetQueued(rng.IntN(3) * page)
+			}
+		}
+		if rng.IntN(2) == 0 {
+			s.publish(`1`)
+		}
+		s.settle()
+		if rng.IntN(4) == 0 {
+			s.tick(1)
+		}
+		sum := int64(0)
+		for i := range s.slots.size() {
+			sum += int64(s.slots.at(i).charge) * page
+		}
+		if used := s.g.backlog.used.Load(); used != sum {
+			t.Fatalf("step %d: %d bytes charged in all, %d to connections", step, used, sum)
+		}
+	}
+	if s.g.count.HeldBack.Load() == 0 {
+		t.Error("the budget was never spent")
 	}
 }
 
