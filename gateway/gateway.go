@@ -228,15 +228,13 @@ func (g *Gateway) Start() (err error) {
 		g.tickers.Add(1)
 		go g.deflate()
 	}
-	if g.cfg.Memory != nil {
-		ctx, cancel := context.WithCancel(context.Background())
-		g.tickers.Add(1)
-		go g.watchMemory(ctx)
-		go func() {
-			<-g.down
-			cancel()
-		}()
-	}
+	ctx, cancel := context.WithCancel(context.Background())
+	g.tickers.Add(1)
+	go g.watchMemory(ctx)
+	go func() {
+		<-g.down
+		cancel()
+	}()
 	cfg := netpoll.AcceptorConfig{
 		Accepted: g.place,
 		Refusal: func(dst []byte) []byte {

@@ -18,6 +18,19 @@ const watchInterval = 100 * time.Millisecond
 // that changes gives the gate its new maximum.
 func (g *Gateway) watchMemory(ctx context.Context) {
 	defer g.tickers.Done()
+	if g.cfg.Memory == nil {
+		// What the store may hold has a bound all the same, which is told the time.
+		tick := time.NewTicker(watchInterval)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				g.broker.Throttle(false)
+			case <-ctx.Done():
+				return
+			}
+		}
+	}
 	capacity.NewWatch(g.cfg.Memory, capacity.DefaultThresholds).Run(ctx, watchInterval, func(state capacity.State, s capacity.Sample) {
 		g.memory.Store(&s)
 		if old := capacity.State(g.pressure.Swap(uint32(state))); old != state {

@@ -146,6 +146,36 @@ func (g *Gateway) admitPublish(w http.ResponseWriter, r *http.Request, most int6
 	return func() { g.publishing.Release(size) }, true
 }
 
+// store publishes, and what the store did not take for the moment again, as long as a
+// request waits for it. That may then come behind what was taken at once.
+func (g *Gateway) store(ctx context.Context, ps []broker.Publication) []broker.Result {
+	results := g.broker.PublishBatch(ctx, ps)
+	for end := time.Now().Add(heldFor); time.Now().Before(end); {
+		var again []broker.Publication
+		var at []int
+		for i := range results {
+			if errors.Is(results[i].Err, broker.ErrBusy) {
+				again, at = append(again, ps[i]), append(at, i)
+			}
+		}
+		if len(again) == 0 {
+			break
+		}
+		select {
+		case <-time.After(watchInterval): // it may be another node that holds it back
+		case <-ctx.Done():
+			return results
+		}
+		if !g.awaitStore(ctx) {
+			break
+		}
+		for i, res := range g.broker.PublishBatch(ctx, again) {
+			results[at[i]] = res
+		}
+	}
+	return results
+}
+
 // awaitStore waits while the store takes nothing, at most heldFor, and reports whether
 // it does. So whoever waits gets a turn when it does again, and not who asks most often.
 func (g *Gateway) awaitStore(ctx context.Context) bool {
@@ -213,7 +243,8 @@ func (g *Gateway) handlePublish(w http.ResponseWriter, r *http.Request) {
 	if refused == nil {
 		ctx, cancel := context.WithTimeout(r.Context(), publishTimeout)
 		defer cancel()
-		res := g.answer(g.broker.Publish(ctx, p))
+		stored := g.store(ctx, []broker.Publication{p})[0]
+		res := g.answer(stored.Ack, stored.Err)
 		g.await(ctx, res.Seq)
 		refused = &res
 	}
@@ -290,7 +321,7 @@ func (g *Gateway) publishAll(ctx context.Context, items [][]byte) []published {
 	good := make([]broker.Publication, 0, min(len(items), batchChunk))
 	at := make([]int, 0, cap(good))
 	flush := func() {
-		for i, res := range g.broker.PublishBatch(ctx, good) {
+		for i, res := range g.store(ctx, good) {
 			results[at[i]] = g.answer(res.Ack, res.Err)
 		}
 		good, at = good[:0], at[:0]

@@ -205,12 +205,16 @@ func TestStreamBothWays(t *testing.T) {
 		heard <- string(b)
 	}()
 	go func() { // the handler
-		for range chunks {
+		for i := range chunks {
+			if i == chunks-1 {
+				// All is read: no reset overtakes what was written, and something is
+				// said after the changes, however late they were heard.
+				heard <- <-heard
+			}
 			if _, err := s.Write([]byte(strings.Repeat("stats", 100))); err != nil {
 				t.Error(err)
 			}
 		}
-		heard <- <-heard // it has read all, so that no reset overtakes what was written
 		s.Close()
 	}()
 	var all sync.Mutex // of client: its two halves are one goroutine's
