@@ -125,16 +125,16 @@ func short(t *testing.T, b *Broker) {
 	t.Fatal("takes everything")
 }
 
+// listening is a started broker whose server takes clients.
+func listening(t *testing.T) *Broker {
+	t.Helper()
+	return start(t, func(c *Config) { c.Listen = "127.0.0.1:0" }).Broker
+}
+
 // TestThrottleOverNATS: who publishes by NATS is refused too, and nothing of what is
 // stored is lost by it.
 func TestThrottleOverNATS(t *testing.T) {
-	cfg := testConfig()
-	cfg.DataDir, cfg.Listen = t.TempDir(), "127.0.0.1:0"
-	b, sink := newBroker(t, cfg), brokertest.NewRecorder(t)
-	if err := b.Start(sink); err != nil {
-		t.Fatal(err)
-	}
-	brokertest.Wait(t, "up", sink.Up)
+	b := listening(t)
 	js := jetStream(t, dial(t, b.ClientURL()))
 	short(t, b)
 	before, err := js.StreamInfo(streamName)
@@ -195,15 +195,8 @@ func TestThrottleOfTheLeader(t *testing.T) {
 	for i := range g.nodes {
 		g.start(t, i)
 	}
-	si := g.stream(t, 3)
-	var leader, other *rig
-	for _, r := range g.up(t) {
-		if r.emb.server().Name() == si.Cluster.Leader {
-			leader = r
-		} else {
-			other = r
-		}
-	}
+	leader, others := leads(t, g)
+	other := others[0]
 	short(t, leader.Broker)
 	p := broker.Publication{Channel: "c", Data: []byte(`1`)}
 	if _, err := other.Publish(t.Context(), p); !errors.Is(err, broker.ErrBusy) {
@@ -301,13 +294,7 @@ func TestThrottleAndTheConfiguration(t *testing.T) {
 // TestThrottleAfterARepair: a server that was started anew is held like the one before,
 // which is forgotten.
 func TestThrottleAfterARepair(t *testing.T) {
-	cfg := testConfig()
-	cfg.DataDir, cfg.Listen = t.TempDir(), "127.0.0.1:0"
-	b, sink := newBroker(t, cfg), brokertest.NewRecorder(t)
-	if err := b.Start(sink); err != nil {
-		t.Fatal(err)
-	}
-	brokertest.Wait(t, "up", sink.Up)
+	b := listening(t)
 	short(t, b)
 	old := b.emb.server()
 	b.emb.shutdown()
@@ -372,13 +359,7 @@ func TestThrottleOfAnAccount(t *testing.T) {
 // TestHeadersAreCounted: a publisher's headers are stored too, also where only the
 // stream's leader can tell them from the server's.
 func TestHeadersAreCounted(t *testing.T) {
-	cfg := testConfig()
-	cfg.DataDir, cfg.Listen = t.TempDir(), "127.0.0.1:0"
-	b, sink := newBroker(t, cfg), brokertest.NewRecorder(t)
-	if err := b.Start(sink); err != nil {
-		t.Fatal(err)
-	}
-	brokertest.Wait(t, "up", sink.Up)
+	b := listening(t)
 	for name, c := range map[string]struct {
 		header string
 		least  int64
