@@ -137,35 +137,54 @@ func TestBacklogHoldsBack(t *testing.T) {
 	}
 }
 
+// acking is a loop whose sockets hold something else each time they are asked.
+type acking struct {
+	*netpolltest.Loop
+	rng *rand.Rand
+}
+
+func (l acking) Queued(int) (int, error) { return l.rng.IntN(3) * page, nil }
+
 // What is charged to all is what each is charged, whatever the sockets hold when they
 // are asked, also those that are about to be written to.
 func TestBacklogAddsUp(t *testing.T) {
 	const clients, pages = 30, 12
-	s := newStalledShard(t, clients, pages*page)
 	rng := rand.New(rand.NewPCG(1, 2))
-	for step := range 5000 {
-		for _, sock := range s.socks {
-			if rng.IntN(3) == 0 {
-				sock.SetQueued(rng.IntN(3) * page)
+	for name, s := range map[string]*stalledShard{
+		"asked between": newStalledShard(t, clients, pages*page),
+		"acknowledged meanwhile": func() *stalledShard {
+			l := acking{rng: rng}
+			s := newScriptedShard(t, 0, pages*page, func(scripted *netpolltest.Loop) netpoll.Loop { l.Loop = scripted; return l })
+			for range clients {
+				s.socks = append(s.socks, s.connect())
+			}
+			return s
+		}(),
+	} {
+		for step := range 5000 {
+			for _, sock := range s.socks {
+				if rng.IntN(3) == 0 {
+					sock.SetQueued(rng.IntN(3) * page)
+				}
+			}
+			if rng.IntN(2) == 0 {
+				s.publish(`1`)
+			}
+			s.settle()
+			if rng.IntN(4) == 0 {
+				s.tick(1)
+			}
+			sum := int64(0)
+			for i := range s.slots.size() {
+				sum += int64(s.slots.at(i).charge) * page
+			}
+			if used := s.g.backlog.used.Load(); used != sum {
+				t.Fatalf("%s, step %d: %d bytes charged in all, %d to connections", name, step, used, sum)
 			}
 		}
-		if rng.IntN(2) == 0 {
-			s.publish(`1`)
+		if s.g.count.HeldBack.Load() == 0 {
+			t.Errorf("%s: the budget was never spent", name)
 		}
-		s.settle()
-		if rng.IntN(4) == 0 {
-			s.tick(1)
-		}
-		sum := int64(0)
-		for i := range s.slots.size() {
-			sum += int64(s.slots.at(i).charge) * page
-		}
-		if used := s.g.backlog.used.Load(); used != sum {
-			t.Fatalf("step %d: %d bytes charged in all, %d to connections", step, used, sum)
-		}
-	}
-	if s.g.count.HeldBack.Load() == 0 {
-		t.Error("the budget was never spent")
 	}
 }
 

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
@@ -145,10 +146,27 @@ func TestPublishersAreHeld(t *testing.T) {
 	if status, answer := g.post(t, "/v1/publish", one, nil); status != 200 {
 		t.Error(status, answer)
 	}
-	g.broker.FailNext(1, broker.ErrBusy)
-	status, answer := g.post(t, "/v1/publish/batch", "["+one+","+one+"]", nil)
-	if status != 200 || strings.Count(answer, `"seq"`) != 2 {
-		t.Error(status, answer)
+	// But never so that a channel's messages change their order.
+	for _, c := range []struct {
+		fail   int
+		second string
+		stored int
+	}{
+		{1, `{"ch":"d","data":1}`, 2}, // another channel
+		{2, one, 2},                   // both, one behind the other
+		{1, one, 1},
+	} {
+		g.broker.FailNext(c.fail, broker.ErrBusy)
+		status, answer := g.post(t, "/v1/publish/batch", "["+one+","+c.second+"]", nil)
+		var items []struct {
+			Seq  uint64
+			Code string
+		}
+		if err := json.Unmarshal([]byte(answer), &items); status != 200 || err != nil || len(items) != 2 || strings.Count(answer, `"seq"`) != c.stored {
+			t.Errorf("%d refused of %s: %d %s", c.fail, c.second, status, answer)
+		} else if c.second == one && (c.stored == 2 && items[0].Seq > items[1].Seq || c.stored == 1 && items[0].Code != "busy") {
+			t.Errorf("%d refused of %s: order %s", c.fail, c.second, answer)
+		}
 	}
 	g.broker.FailNext(1<<20, broker.ErrBusy)
 	if status, answer := g.post(t, "/v1/publish", one, nil); status != 503 {
@@ -157,7 +175,7 @@ func TestPublishersAreHeld(t *testing.T) {
 		wantRefusal(t, status, 503, answer, "busy")
 	}
 	g.broker.FailNext(0, nil)
-	if st := g.Stats(); st.PublishHeld != 1 || st.PublishFailed != 0 {
+	if st := g.Stats(); st.PublishHeld != 2 || st.PublishFailed != 0 {
 		t.Errorf("%d held, %d failed", st.PublishHeld, st.PublishFailed)
 	}
 }

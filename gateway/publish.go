@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -32,8 +33,9 @@ const (
 	// publishFrame is what a request costs beside its body, and what one message's may
 	// have beside its payload, bytes.
 	publishFrame = 4096
-	// heldFor is how long a request waits for a store that takes nothing, and
-	// maxHeldBack how many may; the others are answered 503 at once.
+	// heldFor is how long a request waits for a store that takes nothing, before it is
+	// read and again with one message, and maxHeldBack how many may; the others are
+	// answered 503 at once.
 	heldFor     = 2 * time.Second
 	maxHeldBack = 64
 	// batchChunk is how many publications go to the broker at once.
@@ -132,7 +134,7 @@ func (g *Gateway) admitPublish(w http.ResponseWriter, r *http.Request, most int6
 		writeError(w, http.StatusServiceUnavailable, "busy", why+"; nothing was stored, repeat the request", 1000)
 		return nil, false
 	}
-	if !g.awaitStore(r.Context()) { // before its body is read: that takes memory too
+	if !g.awaitStore(r.Context(), time.Now().Add(heldFor)) { // before its body is read: that takes memory too
 		return busy("the store holds as much as memory has room for and takes no more for the moment")
 	}
 	size := most
@@ -146,39 +148,57 @@ func (g *Gateway) admitPublish(w http.ResponseWriter, r *http.Request, most int6
 	return func() { g.publishing.Release(size) }, true
 }
 
-// store publishes, and what the store did not take for the moment again, as long as a
-// request waits for it. That may then come behind what was taken at once.
-func (g *Gateway) store(ctx context.Context, ps []broker.Publication) []broker.Result {
+// store publishes, and until a moment again what the store did not take for now: not
+// what stands before something else of its channel, which would change their order.
+func (g *Gateway) store(ctx context.Context, until time.Time, ps []broker.Publication) []broker.Result {
 	results := g.broker.PublishBatch(ctx, ps)
-	for end := time.Now().Add(heldFor); time.Now().Before(end); {
-		var again []broker.Publication
-		var at []int
-		for i := range results {
-			if errors.Is(results[i].Err, broker.ErrBusy) {
-				again, at = append(again, ps[i]), append(at, i)
-			}
-		}
-		if len(again) == 0 {
-			break
+	for {
+		at := refusedLast(ps, results)
+		if len(at) == 0 || time.Until(until) < watchInterval {
+			return results
 		}
 		select {
 		case <-time.After(watchInterval): // it may be another node that holds it back
 		case <-ctx.Done():
 			return results
 		}
-		if !g.awaitStore(ctx) {
-			break
+		if !g.awaitStore(ctx, until) {
+			return results
+		}
+		again := make([]broker.Publication, len(at))
+		for i, k := range at {
+			again[i] = ps[k]
 		}
 		for i, res := range g.broker.PublishBatch(ctx, again) {
 			results[at[i]] = res
 		}
 	}
-	return results
 }
 
-// awaitStore waits while the store takes nothing, at most heldFor, and reports whether
-// it does. So whoever waits gets a turn when it does again, and not who asks most often.
-func (g *Gateway) awaitStore(ctx context.Context) bool {
+// refusedLast are the items, in order, that the store was too busy for and that nothing
+// else of their channel stands behind.
+func refusedLast(ps []broker.Publication, results []broker.Result) (at []int) {
+	busy := func(r broker.Result) bool { return errors.Is(r.Err, broker.ErrBusy) }
+	if !slices.ContainsFunc(results, busy) {
+		return nil
+	}
+	settled := make(map[string]bool) // channels of which something behind was not refused so
+	for i, r := range slices.Backward(results) {
+		switch ch := ps[i].Channel; {
+		case !busy(r):
+			settled[ch] = true
+		case !settled[ch]:
+			at = append(at, i)
+		}
+	}
+	slices.Reverse(at)
+	return at
+}
+
+// awaitStore waits while the store takes nothing, until a moment at most, and reports
+// whether it does. So whoever waits gets a turn when it does again, and not who asks
+// most often.
+func (g *Gateway) awaitStore(ctx context.Context, until time.Time) bool {
 	if !g.broker.State().Throttled {
 		return true
 	}
@@ -187,7 +207,7 @@ func (g *Gateway) awaitStore(ctx context.Context) bool {
 		return false
 	}
 	g.count.PublishWaited.Add(1)
-	ctx, cancel := context.WithTimeout(ctx, heldFor)
+	ctx, cancel := context.WithDeadline(ctx, until)
 	defer cancel()
 	look := time.NewTicker(watchInterval / 4) // it is told at each watchInterval
 	defer look.Stop()
@@ -243,7 +263,7 @@ func (g *Gateway) handlePublish(w http.ResponseWriter, r *http.Request) {
 	if refused == nil {
 		ctx, cancel := context.WithTimeout(r.Context(), publishTimeout)
 		defer cancel()
-		stored := g.store(ctx, []broker.Publication{p})[0]
+		stored := g.store(ctx, time.Now().Add(heldFor), []broker.Publication{p})[0]
 		res := g.answer(stored.Ack, stored.Err)
 		g.await(ctx, res.Seq)
 		refused = &res
@@ -318,10 +338,11 @@ func (g *Gateway) publishAll(ctx context.Context, items [][]byte) []published {
 	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
 	defer cancel()
 	results := make([]published, len(items))
+	until := time.Now().Add(publishTimeout / 2) // for all its chunks; the rest is for acks
 	good := make([]broker.Publication, 0, min(len(items), batchChunk))
 	at := make([]int, 0, cap(good))
 	flush := func() {
-		for i, res := range g.store(ctx, good) {
+		for i, res := range g.store(ctx, until, good) {
 			results[at[i]] = g.answer(res.Ack, res.Err)
 		}
 		good, at = good[:0], at[:0]

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"os"
@@ -257,6 +258,18 @@ func TestGatewayConfig(t *testing.T) {
 
 // The shares fit what the sum leaves to the process, and grow only into memory
 // that no connection is admitted for.
+func TestStoreCache(t *testing.T) {
+	for _, c := range []struct{ limit, logs, want int64 }{
+		{math.MaxInt64, 24 << 20, 0}, // no limit, no bound
+		{100 << 20, 24 << 20, 38 << 20},
+		{20 << 20, 24 << 20, 1}, // nothing is left: the least there is, which is not "no bound"
+	} {
+		if got := storeCache(c.limit, c.logs); got < c.want-100 || got > c.want+100 || c.want != 0 && got <= 0 {
+			t.Errorf("with %d for Go and %d for logs: %d, want %d", c.limit, c.logs, got, c.want)
+		}
+	}
+}
+
 func TestBudgets(t *testing.T) {
 	for name, row := range map[string]struct {
 		args        []string
@@ -288,6 +301,9 @@ func TestBudgets(t *testing.T) {
 				t.Fatal(err)
 			}
 			c := l.gatewayConfig(sum.Max, 2, nil)
+			if usual := c.PublishBudget; usual != 32<<20 {
+				t.Fatalf("publishers have %d", usual)
+			}
 			each := int64(capacity.KernelPerConnection + capacity.OwnPerConnection)
 			if row.tls != capacity.TLSNone {
 				c.TLS = new(gateway.TLS)
@@ -302,6 +318,9 @@ func TestBudgets(t *testing.T) {
 			}
 			if err != nil {
 				t.Fatal(err)
+			}
+			if most := min(32<<20, sum.RuntimeOverhead/4); c.PublishBudget != most {
+				t.Errorf("publishers have %d, want %d", c.PublishBudget, most)
 			}
 			own := shares.Runtime + shares.Broker + c.LogBudget + c.BufferBudget +
 				int64(c.MoreSubscriptions)*capacity.SubscriptionCost + int64(2*c.MaxHandshakes)*each

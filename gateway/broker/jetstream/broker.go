@@ -138,11 +138,16 @@ func (b *Broker) Throttle(short bool) {
 		}
 		on = on || t.others(now)
 	}
-	t.on.Store(on)
+	// This node's own are kept away as long as the server refuses them: a batch in which
+	// the first are refused and the others taken has lost its order.
+	if on {
+		t.on.Store(true)
+	}
 	if err := emb.hold(on); err != nil && !t.told {
 		t.told = true
 		b.cfg.Log.Warn("publications over NATS can't be held back while memory is short", "err", err)
 	}
+	t.on.Store(on)
 }
 
 // setState publishes s and lets publishes and reads in or keeps them out.

@@ -131,6 +131,16 @@ func listening(t *testing.T) *Broker {
 	return start(t, func(c *Config) { c.Listen = "127.0.0.1:0" }).Broker
 }
 
+// takesAgain waits until memory that is not short any more lets a native publisher in.
+func takesAgain(t *testing.T, b *Broker, js nats.JetStreamContext) {
+	t.Helper()
+	brokertest.Wait(t, "it is taken again", func() bool {
+		b.Throttle(false)
+		_, err := js.Publish(inPrefix+"native", []byte(`1`))
+		return err == nil
+	})
+}
+
 // TestThrottleOverNATS: who publishes by NATS is refused too, and nothing of what is
 // stored is lost by it.
 func TestThrottleOverNATS(t *testing.T) {
@@ -152,11 +162,7 @@ func TestThrottleOverNATS(t *testing.T) {
 	if after.State.Msgs != before.State.Msgs || after.State.FirstSeq != before.State.FirstSeq {
 		t.Errorf("the stream was %+v and is %+v", before.State, after.State)
 	}
-	brokertest.Wait(t, "it is taken again", func() bool {
-		b.Throttle(false)
-		_, err := js.Publish(inPrefix+"native", []byte(`1`))
-		return err == nil
-	})
+	takesAgain(t, b, js)
 }
 
 // TestThrottleLeavesTheOperatorsLimit: an account that the configuration limits keeps
@@ -312,11 +318,7 @@ func TestThrottleAfterARepair(t *testing.T) {
 		api := new(nats.APIError)
 		return errors.As(err, &api) && api.ErrorCode == codeAccountFull
 	})
-	brokertest.Wait(t, "it is taken again", func() bool {
-		b.Throttle(false)
-		_, err := js.Publish(inPrefix+"native", []byte(`1`))
-		return err == nil
-	})
+	takesAgain(t, b, js)
 }
 
 // TestThrottleOfAnAccount: it is the account of this process's client that is held,
