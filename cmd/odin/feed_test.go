@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -248,6 +249,7 @@ func TestFeedRefusals(t *testing.T) {
 		answer func(request int) (int, map[int]string)
 		code   int
 		stored int
+		retry  string // 1s
 		out    string
 	}{
 		{name: "503 at first", stored: 600, out: "acked     600\nfailed    none",
@@ -262,6 +264,17 @@ func TestFeedRefusals(t *testing.T) {
 		{name: "events held back", stored: 600, out: "acked     600\nfailed    none",
 			answer: func(n int) (int, map[int]string) {
 				return 200, map[bool]map[int]string{true: {510: codeBusy, 511: codeBusy}}[n == 1]
+			}},
+		{name: "held back for a while", stored: 600, out: "acked     600\nfailed    none", retry: "3s",
+			answer: func(n int) (int, map[int]string) {
+				if n > 14 { // with longer and longer pauses, 6 s
+					return 200, nil
+				}
+				busy := map[int]string{}
+				for i := range batchEvents {
+					busy[i] = codeBusy
+				}
+				return 200, busy
 			}},
 		{name: "event refused", stored: 599, code: 1, out: "acked     599\nfailed    too_large 1",
 			answer: func(n int) (int, map[int]string) {
@@ -282,7 +295,7 @@ func TestFeedRefusals(t *testing.T) {
 			if c.most > 0 {
 				in[77].Data = []byte(`"` + strings.Repeat("x", c.most) + `"`)
 			}
-			r := odin(t, nil, "", "feed", "replay", recordingOf(t, in), "--admin-addr", a.addr(), "--speed", "0", "--retry", "1s")
+			r := odin(t, nil, "", "feed", "replay", recordingOf(t, in), "--admin-addr", a.addr(), "--speed", "0", "--retry", cmp.Or(c.retry, "1s"))
 			if r.code != c.code || !strings.Contains(r.out, c.out) || len(a.got) != c.stored {
 				t.Errorf("%d stored, want %d; %+v", len(a.got), c.stored, r)
 			}

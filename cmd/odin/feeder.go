@@ -137,7 +137,11 @@ func (f *feeder) send(ctx context.Context, batch []market.Event) error {
 			f.fail(batch, why.Code, why.Message)
 			return nil
 		}
-		pause = min(2*pause, retryMost)
+		if why.Code == codeBusy {
+			pause = retryFirst // the store takes for moments: who comes seldom never meets one
+		} else {
+			pause = min(2*pause, retryMost)
+		}
 	}
 }
 
